@@ -63,11 +63,17 @@ def measure(name: str, parameters: float, rounds: int) -> dict[str, float]:
     """Return the ratio ours / torch over interleaved rounds."""
     width = SMALLER.get(name, WIDTH)
     model = make_model(parameters if width == WIDTH else parameters / 50, width)
-    ratios, ours = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
+    ways = [
+        (theirs, lambda: by_torch(model, name)),
+        (ours, lambda: lightning_init.initialize(model, name, seed=0)),
+    ]
     for _ in range(rounds):
-        theirs = seconds(lambda: by_torch(model, name))
-        ours.append(seconds(lambda: lightning_init.initialize(model, name, seed=0)))
-        ratios.append(ours[-1] / theirs)
+        for times, way in ways:
+            times.append(seconds(way))
+        ways.reverse()  # neither always runs on the memory that the other has just warmed
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     count = sum(parameter.numel() for parameter in model.parameters())
     return {
         "parameters": count,
