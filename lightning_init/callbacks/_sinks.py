@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from lightning_init.callbacks._trainer import is_a
 from lightning_init.event_writer import EventWriter
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import TensorBoardLogger
 
 
 class Sinks:
@@ -14,8 +19,8 @@ class Sinks:
 
     def __init__(self, trainer: Trainer) -> None:
         loggers = trainer.loggers if trainer.is_global_zero else []
-        self._tensorboards = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
-        self._others = [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)]
+        self._tensorboards = [cast("TensorBoardLogger", one) for one in loggers if is_a(one, "TensorBoardLogger")]
+        self._others = [logger for logger in loggers if logger not in self._tensorboards]
         self._events = [EventWriter(logger.experiment, _prefix(logger)) for logger in self._tensorboards]
         self._laid_out = False
 

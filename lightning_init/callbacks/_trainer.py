@@ -50,13 +50,18 @@ def refuse_strategy(trainer: Trainer) -> None:
 
 
 @contextmanager
-def whole_parameters(trainer: Trainer) -> Iterator[None]:
-    """Show the parameters that FSDP has flattened and sharded as they were; what is written in them stays."""
+def whole_parameters(trainer: Trainer, *, writeback: bool = True) -> Iterator[None]:
+    """Show the parameters that FSDP has flattened and sharded as they were.
+
+    Args:
+        trainer: whose strategy has wrapped the model.
+        writeback: what is written in them stays.
+    """
     model = trainer.strategy.model
     if model is None or not any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         yield
         return
-    with FullyShardedDataParallel.summon_full_params(model, writeback=True):
+    with FullyShardedDataParallel.summon_full_params(model, writeback=writeback):
         yield
 
 

@@ -11,12 +11,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_init.callbacks._sinks import Sinks
+from lightning_init.callbacks._trainer import whole_parameters
 from lightning_init.signals.alerts import Alert, AlertError, Watch
 from lightning_init.signals.cadence import Cadence, Every, as_cadence
 from lightning_init.signals.catalogue import Wanted
 from lightning_init.signals.history import read_history
 from lightning_init.signals.probe import Probe
 from lightning_init.signals.reading import Gather, Reading
+from lightning_init.signals.shards import make_shards
 
 
 class SignalMonitor(Callback):
@@ -71,6 +73,11 @@ class SignalMonitor(Callback):
         if histograms_every_n_steps is not None:
             Every(histograms_every_n_steps, "histograms_every_n_steps")
         self.histograms_every_n_steps = histograms_every_n_steps
+        if sync_dist and "zero_fraction" in self.wanted.activations:
+            raise ValueError(
+                "activations: zero_fraction counts the units that are zero in all of a batch, and sync_dist=True cannot"
+                ' follow them over ranks; ask for "sparsity" (the share of zeros), or sync_dist=False'
+            )
         self.sync_dist = sync_dist
         if alerts not in (True, False, "raise"):
             raise ValueError(f'alerts must be True, False or "raise", got {alerts!r}')
@@ -96,7 +103,8 @@ class SignalMonitor(Callback):
         Raises:
             RuntimeError: without a TensorBoard logger: nothing was kept.
         """
-        self._emit()
+        if self._gather is None:  # with it every rank must take part, and who knows who asks
+            self._emit()
         if self._sinks is not None:
             self._sinks.flush()
         if self._directory is None:
@@ -113,15 +121,18 @@ class SignalMonitor(Callback):
         if trainer.barebones:
             rank_zero_warn("SignalMonitor logs nothing: Trainer(barebones=True) asks for no logging at all.")
             return
-        if self._probe is None or self._probe.model is not pl_module:
-            self._probe = Probe(pl_module, self.wanted, self.layers)
-            self._watch = Watch(self._probe.layers) if self.on_alert else None
+        if self._probe is None or self._probe.model is not pl_module or self._probe.divided:
+            shards = make_shards(trainer.strategy.model or pl_module)
+            with whole_parameters(trainer, writeback=False):  # FSDP shows slices, which do not tell what is a weight
+                self._probe = Probe(pl_module, self.wanted, self.layers, shards)
+                self._watch = Watch(self._probe.layers) if self.on_alert else None
             self._inspected = self._told = False
             self._root = type(pl_module).__name__
         self._probe.attach()
         self._sinks = Sinks(trainer)
         self._directory = self._sinks.directory
-        self._gather = _gather_from(trainer) if self.sync_dist and trainer.world_size > 1 else None
+        gathers = trainer.world_size > 1 and (self.sync_dist or self._probe.divided)
+        self._gather = _gather_from(trainer) if gathers else None
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -204,7 +215,7 @@ class SignalMonitor(Callback):
         if self._pending is None or self._sinks is None:
             return
         (index, reading), self._pending = self._pending, None
-        values = reading.values(self._gather)
+        values = reading.values(self._gather, activations=self.sync_dist)
         self.last = index, values
         self._sinks.write(index, values)
         if self._watch is not None:

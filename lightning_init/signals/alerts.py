@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_init.placement import Place
 from lightning_init.signals.gradients import TOTAL
@@ -232,12 +233,18 @@ _RANDOM = " initialize with he_normal (ReLU) or xavier_uniform, and lower the le
 
 def _symmetric(layer: Layer, place: Place) -> bool:
     """Return whether all units of the weight are copies of each other and stay so."""
-    weight, gradient = place.parameter.detach(), place.parameter.grad
+    gradient = place.parameter.grad
+    weight = _here(place.parameter.detach())
     if place.kind != "direct" or weight.ndim < 2 or weight.shape[0] < 2 or isinstance(layer.module, _LOOK_UPS):
         return False
     if gradient is None or gradient.layout is not torch.strided or weight.layout is not torch.strided:
         return False
-    return symmetric_fraction(weight.flatten(1), gradient.detach().flatten(1)) == 1.0
+    return symmetric_fraction(weight.flatten(1), _here(gradient.detach()).flatten(1)) == 1.0
+
+
+def _here(values: Tensor) -> Tensor:
+    """Return the rows that are here, of a tensor that is divided among ranks."""
+    return values.to_local() if isinstance(values, DTensor) else values
 
 
 def _mixes(layer: Layer) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_init.signals import fast
 from lightning_init.signals.gauge import Transfers
 from lightning_init.signals.layers import Layer
+from lightning_init.signals.statistics import Summary
 from lightning_init.signals.together import Together
 from lightning_init.signals.transfer import Sent
 
@@ -27,9 +28,16 @@ class GradientNorms:
         layers: get a series each.
         model: its other parameters count in the total.
         transfers: gives the transfer of a device.
+        gradient: gives the gradient of a parameter, as far as this rank counts it.
     """
 
-    def __init__(self, layers: Sequence[Layer], model: nn.Module, transfers: Transfers) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        model: nn.Module,
+        transfers: Transfers,
+        gradient: Callable[[nn.Parameter], Tensor | None],
+    ) -> None:
         owned = [(f"gradient_norm/{layer.name}", layer.parameters) for layer in layers]
         claimed = {parameter for _, parameters in owned for parameter in parameters}
         rest = tuple(parameter for parameter in model.parameters() if parameter not in claimed)
@@ -38,6 +46,7 @@ class GradientNorms:
         self._parameters = [parameter for _, owned in self._groups for parameter in owned]
         self._reduce = Together(self._parameters, fast.block_energies, fast.energy)
         self._transfers = transfers
+        self._gradient = gradient
         self._energies = [0.0] * len(self._groups)
         self._steps = [0] * len(self._groups)
         self._sent: list[tuple[list[int], Sent]] = []
@@ -50,7 +59,7 @@ class GradientNorms:
             scale: that the gradients still carry (of AMP's GradScaler); None if they carry none.
         """
         factor = 1.0 if scale is None or not _is_here(scale) else float(scale) ** -2
-        gradients = [parameter.grad for parameter in self._parameters]
+        gradients = [self._gradient(parameter) for parameter in self._parameters]
         if parameters is not None:
             pairs = zip(self._parameters, gradients, strict=True)
             gradients = [gradient if parameter in parameters else None for parameter, gradient in pairs]
@@ -69,25 +78,10 @@ class GradientNorms:
         for owner in reached:
             self._steps[owner] += 1
 
-    def take(self) -> Callable[[], dict[str, float]]:
-        """Return what gives tag -> norm, and start afresh; layers without any gradient have no entry."""
-        energies, steps, sent = self._energies, self._steps, self._sent
-        self._energies, self._steps, self._sent = [0.0] * len(energies), [0] * len(steps), []
-
-        def norms() -> dict[str, float]:
-            for indices, numbers in sent:
-                for index, norm in zip(indices, numbers(), strict=True):
-                    energies[index] += norm * norm
-            means = [energy / count if count else 0.0 for energy, count in zip(energies, steps, strict=True)]
-            values = {
-                tag: math.sqrt(mean)
-                for (tag, _), mean, count in zip(self._groups, means, steps, strict=True)
-                if count and tag
-            }
-            if any(steps):
-                values[TOTAL] = math.sqrt(sum(means))
-            return values
-
+    def take(self) -> Norms:
+        """Return what was measured, and start afresh."""
+        norms = Norms([tag for tag, _ in self._groups], self._energies, self._steps, self._sent)
+        self._energies, self._steps, self._sent = [0.0] * len(self._groups), [0] * len(self._groups), []
         return norms
 
     def _send(self, gradients: list[tuple[int, Tensor]], scale: Tensor | None) -> None:
@@ -100,6 +94,49 @@ class GradientNorms:
             if scale is not None:
                 norms = norms / scale.to(device, non_blocking=True)
             self._sent.append(([index for index, _ in group], self._transfers(device).put(norms)))
+
+
+class Norms:
+    """The gradient norms of one point; layers without any gradient have no entry.
+
+    Args:
+        tags: of the groups of parameters; none for those that count in the total alone.
+        energies: the sum of squares of each group, over the steps that reached it.
+        steps: how many these are.
+        sent: more of them, on their way from a device: for some groups, the norm at one step.
+    """
+
+    def __init__(
+        self, tags: Sequence[str], energies: list[float], steps: list[int], sent: Sequence[tuple[list[int], Sent]]
+    ) -> None:
+        self._tags = tags
+        self._energies = energies
+        self._steps = steps
+        self._sent = sent
+
+    def rows(self) -> list[Summary]:
+        """Return a row for each group: its energy, which adds up over ranks, and its steps, of which the most count."""
+        self._arrive()
+        pairs = zip(self._energies, self._steps, strict=True)
+        return [Summary(1, m2=energy, high=steps) for energy, steps in pairs]
+
+    def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
+        """Return tag -> norm."""
+        self._arrive()
+        energies = self._energies if rows is None else [row.m2 for row in rows]
+        steps: Sequence[float] = self._steps if rows is None else [row.high for row in rows]
+        means = [energy / count if count else 0.0 for energy, count in zip(energies, steps, strict=True)]
+        groups = zip(self._tags, means, steps, strict=True)
+        values = {tag: math.sqrt(mean) for tag, mean, count in groups if count and tag}
+        if any(steps):
+            values[TOTAL] = math.sqrt(sum(means))
+        return values
+
+    def _arrive(self) -> None:
+        sent, self._sent = self._sent, ()
+        for indices, numbers in sent:
+            for index, norm in zip(indices, numbers(), strict=True):
+                self._energies[index] += norm * norm
 
 
 def _is_here(gradient: Tensor) -> bool:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules import activation
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
@@ -76,12 +78,16 @@ def find_layers(model: nn.Module, globs: str | Sequence[str] | None = None) -> l
 def first_tensor(output: object) -> Tensor | None:
     """Return the first floating or complex tensor in nested tuples, lists, dicts or dataclasses; None without one.
 
-    It is the output proper of the modules that return several: `nn.LSTM`, `nn.MultiheadAttention`, model outputs.
+    It is the output proper of the modules that return several: `nn.LSTM`, `nn.MultiheadAttention`, model outputs. Of a
+    tensor that is divided among ranks, it is the part that is here.
 
     >>> import torch
     >>> first_tensor((torch.arange(2), {"logits": torch.ones(3)}))
     tensor([1., 1., 1.])
     """
+    if isinstance(output, DTensor):
+        with torch.no_grad():
+            return first_tensor(output.to_local())
     if isinstance(output, Tensor):
         return output if output.is_floating_point() or output.is_complex() else None
     parts: Sequence[object] = ()

@@ -17,12 +17,13 @@ from typing_extensions import Self
 from lightning_init.placement import Place
 from lightning_init.signals import fast
 from lightning_init.signals.catalogue import Wanted
-from lightning_init.signals.gauge import Gauge, Taken
+from lightning_init.signals.gauge import Gauge
 from lightning_init.signals.gradients import GradientNorms
 from lightning_init.signals.layers import Layer, find_layers
 from lightning_init.signals.outputs import bounds_of, unit_dim
-from lightning_init.signals.reading import Later, Reading
+from lightning_init.signals.reading import Gauged, Reading
 from lightning_init.signals.samples import sample
+from lightning_init.signals.shards import Shards, Whole
 from lightning_init.signals.tap import Switch, Tap
 from lightning_init.signals.together import Together
 from lightning_init.signals.transfer import Transfer
@@ -37,6 +38,7 @@ class Probe:
         wanted: the statistics of each signal.
         layers: globs over layer names; None takes all, an empty tuple none. The total of the gradient covers the whole
             model in any case.
+        shards: what of the parameters this rank counts, where they are divided among ranks.
 
     Attributes:
         steps: how many optimizer steps the open point has seen.
@@ -58,23 +60,31 @@ class Probe:
     """
 
     def __init__(
-        self, model: nn.Module, wanted: Wanted | None = None, layers: str | Sequence[str] | None = None
+        self,
+        model: nn.Module,
+        wanted: Wanted | None = None,
+        layers: str | Sequence[str] | None = None,
+        shards: Whole | None = None,
     ) -> None:
         wanted = wanted or Wanted()
+        self._shards = shards or Whole()
         self.model = model
         self.layers: list[Layer] = find_layers(model, layers)
         self._switch = Switch(model)
         self._transfers: dict[torch.device, Transfer] = {}
         self._handles: list[RemovableHandle] = []
-        self._weights = [
-            (self._gauge("weight", name, wanted.weights), place)
+        self._readable = [
+            (name, place)
             for layer in self.layers
             for name, place in layer.weights.items()
-            if wanted.weights
+            if not (isinstance(self._shards, Shards) and self._shards.flattened(place))
         ]
-        self._direct = [(gauge, place.parameter) for gauge, place in self._weights if _is_direct(gauge, place)]
+        self._weights = [
+            (self._gauge("weight", name, wanted.weights), place) for name, place in self._readable if wanted.weights
+        ]
+        self._direct = [(gauge, place) for gauge, place in self._weights if _is_direct(gauge, place)]
         self._computed = [(gauge, place) for gauge, place in self._weights if not _is_direct(gauge, place)]
-        self._reduce = Together([weight for _, weight in self._direct], fast.block_moments, fast.moments)
+        self._reduce = Together(self._read(self._direct), fast.block_moments, fast.moments)
         self._taps = [
             (layer, Tap(layer.name, self._activation_gauge(layer, wanted.activations), self._switch))
             for layer in self.layers
@@ -86,11 +96,14 @@ class Probe:
             for layer in self.layers
             if moments and layer.parameters
         ]
-        self._norms = GradientNorms(self.layers, model, self._transfer) if "norm" in wanted.gradients else None
+        self._norms = (
+            GradientNorms(self.layers, model, self._transfer, self._shards.gradient)
+            if "norm" in wanted.gradients
+            else None
+        )
         self._updates = [
-            Update(name, place, wanted.updates, self._transfer)
-            for layer in self.layers
-            for name, place in layer.weights.items()
+            Update(name, partial(self._shards.read, place), wanted.updates, self._transfer)
+            for name, place in self._readable
             if wanted.updates
         ]
         self._weighed = False
@@ -124,6 +137,11 @@ class Probe:
         self.detach()
 
     # --- points
+
+    @property
+    def divided(self) -> bool:
+        """Whether each rank measures its own part of the parameters."""
+        return self._shards.divided
 
     @property
     def running(self) -> bool:
@@ -168,8 +186,10 @@ class Probe:
             self._norms.add(parameters, scale)
         for gauge, owned in self._gradients:
             for parameter in owned:
-                if parameter.grad is not None and (parameters is None or parameter in parameters):
-                    gauge.add(parameter.grad if scale is None else parameter.grad / scale)
+                if parameters is None or parameter in parameters:
+                    gradient = self._shards.gradient(parameter)
+                    if gradient is not None:
+                        gauge.add(gradient if scale is None else gradient / scale)
 
     def close(self) -> Reading:
         """End the point and return its reading; weights are measured now if nothing was updated."""
@@ -187,21 +207,24 @@ class Probe:
         if self._weighed:
             return
         self._weighed = True
-        for (gauge, _), moments in zip(self._direct, self._reduce([weight for _, weight in self._direct]), strict=True):
+        for (gauge, _), moments in zip(self._direct, self._reduce(self._read(self._direct)), strict=True):
             if moments is not None:
                 gauge.pool(moments)
         for gauge, place in self._computed:
-            gauge.add(place.read())
+            gauge.add(self._shards.read(place))
         for update in self._updates:
             update.before()
         if self.samples is not None:
-            for layer in self.layers:
-                for name, place in layer.weights.items():
-                    self.samples[f"weight_histogram/{name}"] = sample(place.read())
+            for name, place in self._readable:
+                self.samples[f"weight_histogram/{name}"] = sample(self._shards.read(place))
+
+    def _read(self, weights: Sequence[tuple[Gauge, Place]]) -> list[Tensor]:
+        return [self._shards.read(place) for _, place in weights]
 
     def _sample_gradients(self, samples: dict[str, Tensor]) -> None:
         for layer in self.layers:
-            parts = [sample(one.grad) for one in layer.parameters if one.grad is not None]
+            gradients = [self._shards.gradient(parameter) for parameter in layer.parameters]
+            parts = [sample(one) for one in gradients if one is not None]
             if parts:
                 samples[f"gradient_histogram/{layer.name}"] = torch.cat(parts)
 
@@ -209,14 +232,14 @@ class Probe:
         self._switch.staging.flush()
         activations = [(layer, tap, tap.gauge.take()) for layer, tap in self._taps]
         self.silent = {layer.name: _reason(layer, tap) for layer, tap, taken in activations if taken is None}
-        weights = [(gauge, taken) for gauge, _ in self._weights if (taken := gauge.take()) is not None]
-        gradients = [(gauge, taken) for gauge, _ in self._gradients if (taken := gauge.take()) is not None]
-        others: list[Later] = [partial(_values, gauge, taken) for gauge, taken in gradients]
-        if self._norms is not None:
-            others.append(self._norms.take())
-        others += [update.take() for update in self._updates]
+        gradients = [Gauged(gauge, gauge.take()) for gauge, _ in self._gradients]
+        norms = [] if self._norms is None else [self._norms.take()]
         return Reading(
-            weights, [(tap.gauge, taken) for _, tap, taken in activations], others, travels=bool(self._transfers)
+            [Gauged(gauge, gauge.take()) for gauge, _ in self._weights],
+            [Gauged(tap.gauge, taken) for _, tap, taken in activations],
+            [*gradients, *norms, *(update.take() for update in self._updates)],
+            travels=bool(self._transfers),
+            divided=self._shards.divided,
         )
 
     def _gauge(self, signal: str, name: str, statistics: Sequence[str]) -> Gauge:
@@ -237,10 +260,6 @@ class Probe:
 def _is_direct(gauge: Gauge, place: Place) -> bool:
     """Return whether the weight is a parameter whose moments can be had at once."""
     return gauge.lean and place.kind == "direct" and place.parameter.is_cpu
-
-
-def _values(gauge: Gauge, taken: Taken) -> dict[str, float]:
-    return dict(gauge.values(taken))
 
 
 def _reason(layer: Layer, tap: Tap) -> str:

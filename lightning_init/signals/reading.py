@@ -1,64 +1,98 @@
-"""A reading: the values of one point, some of them perhaps still on their way from a device."""
+"""A reading: the values of one point, some of them perhaps still on their way from a device, or on other ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lightning_init.signals.gauge import Gauge, Taken
-from lightning_init.signals.statistics import Summary
+from lightning_init.signals.statistics import Summary, pooled
 
 Gather: TypeAlias = Callable[[Tensor], Tensor]
-Later: TypeAlias = Callable[[], dict[str, float]]
+
+
+class Item(Protocol):
+    """What gives some values of a point."""
+
+    def rows(self) -> list[Summary]:
+        """Return what this rank has measured; as many rows on every rank."""
+
+    def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
+        """Return tag -> value; of `rows` pooled over the ranks, where these are given."""
+
+
+class Gauged:
+    """What one gauge took; nothing, where its layer was not called."""
+
+    __slots__ = ("gauge", "taken")
+
+    def __init__(self, gauge: Gauge, taken: Taken | None) -> None:
+        self.gauge = gauge
+        self.taken = taken
+
+    def rows(self) -> list[Summary]:
+        """Return the one summary."""
+        return [Summary() if self.taken is None else self.taken.summary()]
+
+    def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
+        """Return tag -> value."""
+        taken = self.taken if rows is None else Taken(None, list(rows))
+        return {} if taken is None else dict(self.gauge.values(taken))
 
 
 class Reading:
     """The values of one point.
 
     Args:
-        weights: what the gauges of the weights took.
-        activations: what those of the activations took; None where a layer was not called.
-        others: what gives the values of gradients and updates.
+        weights: gives the values of weights.
+        activations: those of activations.
+        others: those of gradients and updates.
         travels: whether asking for the values at once would wait for a device.
+        divided: each rank has measured its own part of the parameters, their gradients and updates.
     """
 
     def __init__(
         self,
-        weights: list[tuple[Gauge, Taken]],
-        activations: list[tuple[Gauge, Taken | None]],
-        others: Sequence[Later],
+        weights: Sequence[Item],
+        activations: Sequence[Item],
+        others: Sequence[Item],
         *,
         travels: bool,
+        divided: bool = False,
     ) -> None:
         self._weights = weights
         self._activations = activations
         self._others = others
+        self._divided = divided
         self.travels = travels
 
-    def values(self, gather: Gather | None = None) -> dict[str, float]:
+    def values(self, gather: Gather | None = None, *, activations: bool = True) -> dict[str, float]:
         """Return tag -> value: weights and activations in depth order, then gradients and updates.
 
         Args:
-            gather: turns a tensor into the stack of it from all ranks; activations are then pooled over the ranks.
+            gather: turns a tensor into the stack of it from all ranks, called once; without it the values of what is
+                divided among ranks are left out.
+            activations: pool the activations over the ranks as well.
         """
-        values: dict[str, float] = {}
-        for gauge, taken in (*self._weights, *self._over_ranks(gather)):
-            if taken is not None:
-                values.update(gauge.values(taken))
-        for later in self._others:
-            values.update(later())
-        return values
+        items = [*self._weights, *self._activations, *self._others]
+        apart = {*self._weights, *self._others} if self._divided else set()
+        if gather is None:
+            return {tag: value for item in items if item not in apart for tag, value in item.values().items()}
+        if activations:
+            apart.update(self._activations)
+        over_ranks = _over_ranks([item for item in items if item in apart], gather)
+        return {tag: value for item in items for tag, value in item.values(over_ranks.get(item)).items()}
 
-    def _over_ranks(self, gather: Gather | None) -> list[tuple[Gauge, Taken | None]]:
-        """Return the activations of all ranks, at the price of one collective."""
-        if gather is None or not self._activations:
-            return self._activations
-        mine = [Summary() if taken is None else taken.summary() for _, taken in self._activations]
-        ranks = gather(torch.tensor(mine, dtype=torch.float64)).tolist()
-        return [
-            (gauge, Taken(None, [Summary(*rank[row]) for rank in ranks]))
-            for row, (gauge, _) in enumerate(self._activations)
-        ]
+
+def _over_ranks(items: Sequence[Item], gather: Gather) -> dict[Item, list[Summary]]:
+    """Return the rows of each item, pooled over the ranks, at the price of one collective."""
+    mine = [item.rows() for item in items]
+    flat = [row for rows in mine for row in rows]
+    if not flat:
+        return {}
+    ranks = gather(torch.tensor(flat, dtype=torch.float64)).tolist()
+    rows = iter([pooled([rank[number] for rank in ranks]) for number in range(len(flat))])
+    return {item: [next(rows) for _ in own] for item, own in zip(items, mine, strict=True)}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from lightning_init.placement import Place
+from lightning_init.signals.catalogue import LEAN
 from lightning_init.signals.gauge import Gauge, Taken, Transfers
-from lightning_init.signals.reading import Later
+from lightning_init.signals.statistics import Summary
 
 
 class Update:
@@ -17,14 +17,14 @@ class Update:
 
     Args:
         name: of the weight in the logs.
-        place: where it is read.
+        read: gives the weight, as far as this rank counts it.
         statistics: of the change; `ratio` is its norm over the norm of the weight before it.
         transfers: gives the transfer of a device.
     """
 
-    def __init__(self, name: str, place: Place, statistics: Sequence[str], transfers: Transfers) -> None:
+    def __init__(self, name: str, read: Callable[[], Tensor], statistics: Sequence[str], transfers: Transfers) -> None:
         self._name = name
-        self._place = place
+        self._read = read
         self._ratio = "ratio" in statistics
         series = {f"update_{one}/{name}": one for one in statistics if one != "ratio"}
         self._change = Gauge({**series, "change": "norm"} if self._ratio else series, transfers)
@@ -33,25 +33,46 @@ class Update:
 
     def before(self) -> None:
         """Remember the weight."""
-        self._before = self._place.read().clone()
+        self._before = self._read().clone()
 
     def after(self) -> None:
         """Measure how it changed."""
         if self._before is not None:
-            self._change.add(self._place.read() - self._before)
+            self._change.add(self._read() - self._before)
             if self._ratio:
                 self._size.add(self._before)
             self._before = None
 
-    def take(self) -> Later:
-        """Return what gives tag -> value, and start afresh."""
-        change, size = self._change.take(), self._size.take()
-        return lambda: self._values(change, size)
+    def take(self) -> Change:
+        """Return what was measured, and start afresh."""
+        return Change(self._name, self._change, self._change.take(), self._size.take() if self._ratio else None)
 
-    def _values(self, change: Taken | None, size: Taken | None) -> dict[str, float]:
-        values = dict(self._change.values(change)) if change is not None else {}
+
+class Change:
+    """How one weight changed over a point.
+
+    Args:
+        name: of the weight in the logs.
+        gauge: of the change.
+        change: what it took; None if nothing was updated.
+        size: what the gauge of the weight before it took; None where no ratio is asked for.
+    """
+
+    def __init__(self, name: str, gauge: Gauge, change: Taken | None, size: Taken | None) -> None:
+        self._name = name
+        self._gauge = gauge
+        self._parts = change, size
+
+    def rows(self) -> list[Summary]:
+        """Return the summaries of the change and of the weight before it."""
+        return [Summary() if part is None else part.summary() for part in self._parts]
+
+    def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
+        """Return tag -> value."""
+        change, size = self._parts if rows is None else (Taken(None, [row]) for row in rows)
+        values = {} if change is None else dict(self._gauge.values(change))
         changed = values.pop("change", None)
         if changed is not None and size is not None:
-            before = dict(self._size.values(size))["size"]
+            before = LEAN["norm"](size.summary().moments)
             values[f"update_ratio/{self._name}"] = changed / before if before else math.inf if changed else 0.0
         return values

@@ -148,10 +148,17 @@ def monitored(root):
     return {"first": module.first, "point": monitor.last}
 
 
-def norms(root, module, strategy):
-    """Gradient norms and weight variances of the first step, as the monitor has them on rank zero."""
-    monitor = SignalMonitor(alerts=False)
-    fit(module, root, callback(monitor=monitor), strategy=strategy, batches=2)
+EVERYTHING = {
+    "weights": ("variance", "mean", "kurtosis", "max_abs"),
+    "gradients": ("norm", "mean", "max"),
+    "updates": ("norm", "ratio"),
+}
+
+
+def norms(root, module, strategy, batches=2):
+    """The signals of the parameters at the first step, as the monitor has them on rank zero."""
+    monitor = SignalMonitor(**EVERYTHING)
+    fit(module, root, callback(monitor=monitor), strategy=strategy, batches=batches)
     return {"point": monitor.last}
 
 
@@ -208,6 +215,9 @@ CASES = {
     "ddp norms": lambda root: norms(root, Lit(), "ddp"),
     "fsdp norms": lambda root: norms(root, Flat("setup"), CPUFSDP(use_orig_params=True)),
     "model_parallel norms": lambda root: norms(root, Sharded(), fsdp2()),
+    "tensor_parallel norms": lambda root: norms(
+        root, Sharded(tensor_parallel=True), ModelParallelStrategy(1, 2), batches=1
+    ),
     "mechanism": mechanism,
 }
 

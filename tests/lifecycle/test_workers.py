@@ -7,10 +7,14 @@ import torch
 from lits import SEED, Lit, callback, expected, layers, loader, same, trainer, weights
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from lightning_init import InitCallback, initialize
 from lightning_init.callbacks import _marks
+from lightning_init.signals.catalogue import Wanted
+from lightning_init.signals.probe import Probe
+from lightning_init.signals.shards import make_shards
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
@@ -143,3 +147,63 @@ def two_dimensional(rank, folder):
 def test_four_ranks_that_shard_in_two_dimensions_hold_the_same_values(tmp_path):
     torch.multiprocessing.start_processes(two_dimensional, (tmp_path,), 4, start_method="fork")
     assert [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(4)] == [[True, True]] * 4
+
+
+def stack():
+    """Layers of every kind of place; their parts are replicated over one of the two dimensions, said or unsaid."""
+    torch.manual_seed(0)
+    normed = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(6, 5))
+    return torch.nn.Sequential(torch.nn.Linear(4, 6), normed, torch.nn.LayerNorm(5), torch.nn.Linear(5, 3))
+
+
+def point(model, shards, gather):
+    """The signals of an update that halves every parameter, whose gradient is itself."""
+    everything = Wanted(("variance", "kurtosis"), (), ("norm", "mean"), ("ratio",))
+    probe = Probe(model, everything, shards=shards)
+    probe.open()
+    for parameter in model.parameters():
+        parameter.grad = parameter.detach().clone()
+    probe.before_update()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    return probe.close().values(gather)
+
+
+def divided(rank, folder):
+    store = torch.distributed.FileStore(str(folder / "store"), 4)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=4)
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+
+    def gather(mine):
+        ranks = [torch.empty_like(mine) for _ in range(4)]
+        torch.distributed.all_gather(ranks, mine)
+        return torch.stack(ranks)
+
+    seen = []
+    for where, how in (
+        (mesh, [Shard(0), Replicate()]),
+        (mesh, [Replicate(), Shard(0)]),
+        (mesh, [Shard(0), Shard(0)]),
+        (mesh["data"], [Shard(0)]),
+        (mesh["tensor"], [Replicate()]),
+    ):
+        model = stack()
+        for module in model.modules():
+            for leaf, parameter in list(module.named_parameters(recurse=False)):
+                if module is not model[3]:  # which stays on every rank, whole
+                    shared = torch.nn.Parameter(distribute_tensor(parameter.detach(), where, how))
+                    module._parameters[leaf] = shared
+        seen.append(point(model, make_shards(model), gather))
+    torch.save(seen, folder / f"rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_every_value_counts_once_however_parameters_are_divided(tmp_path):
+    torch.multiprocessing.start_processes(divided, (tmp_path,), 4, start_method="fork")
+    whole = point(stack(), None, None)
+    assert "weight_variance/1" in whole
+    assert "gradient_norm_total" in whole
+    for rank in range(4):
+        for seen in torch.load(tmp_path / f"rank{rank}.pt"):
+            assert seen == pytest.approx(whole, rel=1e-5, abs=1e-9, nan_ok=True)
