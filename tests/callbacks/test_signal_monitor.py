@@ -318,21 +318,29 @@ def test_amp_gradients_are_unscaled(tmp_path):
         check(logged, reference)
 
 
-def test_compiled_modules_have_the_same_tags_and_values_and_no_more_graphs(tmp_path):
+def compiled(whole, backend):
+    """A module to fit whose layers, or the whole of which, are compiled."""
+    torch.manual_seed(0)
+    if whole:
+        return torch.compile(Lit(mlp()), backend=backend)
+    return Lit(torch.compile(mlp(), backend=backend, fullgraph=True))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo asks for it
+@pytest.mark.parametrize("whole", [False, True], ids=["submodule", "LightningModule"])
+def test_compiled_modules_have_the_same_tags_and_values_and_no_more_graphs(tmp_path, whole):
     graphs = {}
+    options = {"accumulate_grad_batches": 3, "val_check_interval": 2}
     for monitored in (False, True):
         torch._dynamo.reset()
         counter = CompileCounter()
-        torch.manual_seed(0)
-        model = Lit(torch.compile(mlp(), backend=counter, fullgraph=True))
-        callbacks = [SignalMonitor()] if monitored else []
-        trainer = trainer_for(tmp_path, *callbacks, accumulate_grad_batches=3, val_check_interval=2)
-        trainer.fit(model, loader(), loader(seed=1))
+        trainer = trainer_for(tmp_path, *([SignalMonitor()] if monitored else []), **options)
+        trainer.fit(compiled(whole, counter), loader(), loader(seed=1))
         graphs[monitored] = counter.frame_count
-    assert graphs[True] == graphs[False]
+    assert graphs[True] == graphs[False]  # over all steps: none compiles again
     torch._dynamo.reset()
     torch.manual_seed(0)
-    plain, _ = fit(tmp_path / "plain", Lit(mlp()), val=True, val_check_interval=2, accumulate_grad_batches=3)
+    plain, _ = fit(tmp_path / "plain", Lit(mlp()), val=True, **options)
     logged = events(trainer.logger)
     assert set(logged) == set(plain)
     for tag in plain:

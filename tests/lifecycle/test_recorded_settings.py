@@ -202,6 +202,8 @@ def test_trainers_of_pytorch_lightning_work(tmp_path):
 
     tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()
     assert "initialization/text_summary" in tags["tensors"]
+    assert "custom_scalars__config__" in tags["tensors"]
+    assert set(init.monitor.history()) >= set(tags["scalars"])
     assert "gradient_norm/net.0" in tags["scalars"]
     trained = weights(module)
     runner.fit_loop.max_epochs = 2
