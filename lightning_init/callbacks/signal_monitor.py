@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,6 +16,7 @@ from lightning_init.callbacks._trainer import whole_parameters
 from lightning_init.signals.alerts import Alert, AlertError, Watch
 from lightning_init.signals.cadence import Cadence, Every, as_cadence
 from lightning_init.signals.catalogue import Wanted
+from lightning_init.signals.gradients import TOTAL
 from lightning_init.signals.history import read_history
 from lightning_init.signals.probe import Probe
 from lightning_init.signals.reading import Gather, Reading
@@ -216,6 +218,8 @@ class SignalMonitor(Callback):
             return
         (index, reading), self._pending = self._pending, None
         values = reading.values(self._gather, activations=self.sync_dist)
+        if self._scaled and not math.isfinite(values.get(TOTAL, 0.0)):
+            values["step_skipped"] = 1.0  # the scaler takes no step with such gradients
         self.last = index, values
         self._sinks.write(index, values)
         if self._watch is not None:

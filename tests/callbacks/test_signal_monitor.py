@@ -318,6 +318,19 @@ def test_amp_gradients_are_unscaled(tmp_path):
         check(logged, reference)
 
 
+def test_steps_that_amp_skips_are_marked(tmp_path):
+    plugin = MixedPrecision(
+        "16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-40)
+    )
+    logged, _ = fit(tmp_path, Lit(mlp()), precision=None, plugins=[plugin])
+    skipped = [step for step, norm in logged["gradient_norm_total"].items() if not np.isfinite(norm)]
+    weights = logged["weight_variance/net.0"]
+    assert skipped
+    assert logged["step_skipped"] == dict.fromkeys(skipped, 1.0)
+    for step in range(BATCHES - 1):
+        assert (weights[step] == weights[step + 1]) == (step in skipped)
+
+
 def compiled(whole, backend):
     """A module to fit whose layers, or the whole of which, are compiled."""
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lits import SEED, Lit, callback, expected, layers, loader, same, trainer, weights
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -59,6 +60,21 @@ def test_a_second_fit_keeps_the_trained_weights(tmp_path, strategy, devices):
     again = pickle.loads(pickle.dumps(init)) if strategy == "ddp_spawn" else InitCallback("zeros", monitor=False)
     trainer(tmp_path, again, **options).fit(module, loader())
     assert all(same(module.read(rank), trained) for rank in range(devices))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize(("strategy", "devices"), [("ddp_fork", 2), ("ddp_spawn", 1)])
+def test_a_checkpoint_wins_in_workers(tmp_path, strategy, devices):
+    """By path, and as "last" in the folder of an earlier fit."""
+    options = {"strategy": strategy, "devices": devices, "enable_checkpointing": True}
+    module = Recorder(tmp_path)
+    for epochs, ckpt_path in enumerate((None, tmp_path / "saved" / "last.ckpt", "last"), start=1):
+        trained, module = weights(module), Recorder(tmp_path)
+        saver = ModelCheckpoint(dirpath=tmp_path / "saved", save_last=True)
+        runner = trainer(tmp_path, callback(), saver, max_epochs=epochs, **options)
+        runner.fit(module, loader(), ckpt_path=ckpt_path)
+        assert all(same(module.read(rank), trained if ckpt_path else expected()) for rank in range(devices))
+        assert not same(weights(module), module.read())
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
