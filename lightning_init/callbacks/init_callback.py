@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
+from lightning_init._names import clean
 from lightning_init.apply import apply_
 from lightning_init.callbacks import _marks
 from lightning_init.callbacks._settings import plain, plain_rule, record
@@ -199,6 +201,7 @@ class InitCallback(Callback):
             fans=self.fans,
         )
         plan = _only(fresh, plan)
+        _warn_of_trained_weights(pl_module, plan)
         self.report = apply_(plan)
         _marks.mark(pl_module)
         vars(pl_module)[_REPORT] = self.report
@@ -230,6 +233,19 @@ class InitCallback(Callback):
         vars(self).update(state)
         if not self._ledger.is_shared():  # type: ignore[no-untyped-call]
             self._ledger = _marks.ledger()
+
+
+def _warn_of_trained_weights(pl_module: LightningModule, plan: Plan) -> None:
+    """Warn where a layer is about to be initialized beside a batch normalization that has seen batches."""
+    around = {a.place.module_name.rpartition(".")[0] for a in plan.assignments if a.initializer is not None}
+    for path, module in pl_module.named_modules():
+        seen, name = getattr(module, "num_batches_tracked", None), clean(path)
+        if isinstance(seen, Tensor) and not seen.is_meta and int(seen) and name.rpartition(".")[0] in around:
+            rank_zero_warn(
+                f"InitCallback writes over weights that look trained: {name} beside them has seen {int(seen)} batches."
+                ' Keep trained weights with rules={"<their names>.*": None}, or resume with fit(..., ckpt_path=...)'
+            )
+            return
 
 
 def _only(fresh: set[str], plan: Plan) -> Plan:

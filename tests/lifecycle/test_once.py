@@ -2,6 +2,7 @@
 
 import copy
 import io
+import warnings
 
 import pytest
 import torch
@@ -205,6 +206,21 @@ def test_a_model_loaded_from_a_checkpoint_is_protected_by_one_rule(tmp_path):
     assert same(kept.first, saved)
     trainer(tmp_path, callback()).fit(loaded, loader())
     assert same(loaded.first, expected())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_weights_beside_a_normalization_that_has_seen_batches_look_trained(tmp_path, trained):
+    module = Lit()
+    module.net = nn.Sequential(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16)), nn.Linear(16, 1))
+    if trained:
+        module.net(torch.randn(4, 8))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, callback()).fit(copy.deepcopy(module), loader())
+        trainer(tmp_path, callback(rules={"net.0.*": None})).fit(module, loader())
+    said = [str(one.message) for one in caught if "look trained" in str(one.message)]
+    assert len(said) == trained
+    assert not said or "net.0.1 has seen 1 batches" in said[0]
 
 
 def test_marks_are_in_no_state_dict_and_survive_a_copy(tmp_path):
