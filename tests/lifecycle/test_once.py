@@ -220,7 +220,7 @@ def test_weights_beside_a_normalization_that_has_seen_batches_look_trained(tmp_p
         trainer(tmp_path, callback(rules={"net.0.*": None})).fit(module, loader())
     said = [str(one.message) for one in caught if "look trained" in str(one.message)]
     assert len(said) == trained
-    assert not said or "net.0.1 has seen 1 batches" in said[0]
+    assert not said or "net.0.1 beside them has seen 1 batches" in said[0]
 
 
 def test_marks_are_in_no_state_dict_and_survive_a_copy(tmp_path):
