@@ -1,11 +1,10 @@
 """Fans are tested through the real module's forward and backward, not by repeating the formula."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measuring import measured, normal_
 from torch import nn
 
 from lightning_init import fans
@@ -13,42 +12,32 @@ from lightning_init.fans import Block, Fans, Layout, layout
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-VALUES = 20_000  # weights and inputs drawn per measurement: the error of a variance is then about 1 % each
-
-
-def fill(weight, found, mode):
-    """Give every block N(0, 1/fan)."""
-    with torch.no_grad():
-        for block, view in zip(found.blocks, found.views(weight), strict=True):
-            view.copy_(torch.randn(view.shape) / math.sqrt(block.fans.by(mode)))
 
 
 def forward_variance(module, name, found, make_input, crop=lambda y: y):
     """Measured variance of the output for unit-variance inputs, where 1 is right."""
     weight = getattr(module, name)
-    total, count, drawn = 0.0, 0, 0
-    while drawn < VALUES:
-        fill(weight, found, "fan_in")
+
+    def draw():
+        normal_(weight, found, "fan_in")
         x = make_input()
-        y = crop(module(x)).detach()
-        total, count = total + y.square().sum().item(), count + y.numel()
-        drawn += min(weight.numel(), x.numel(), y.numel())
-    return total / count
+        return weight, x, crop(module(x))
+
+    return measured(draw)
 
 
 def backward_variance(module, name, found, make_input, crop=lambda g: g):
     """Measured variance of the input gradient for unit-variance output gradients, where 1 is right."""
     weight = getattr(module, name)
-    total, count, drawn = 0.0, 0, 0
-    while drawn < VALUES:
-        fill(weight, found, "fan_out")
+
+    def draw():
+        normal_(weight, found, "fan_out")
         x = make_input().requires_grad_()
         y = module(x)
-        (gradient,) = torch.autograd.grad(y, x, torch.randn_like(y))
-        gradient = crop(gradient)
-        total, count = total + gradient.square().sum().item(), count + gradient.numel()
-        drawn += min(weight.numel(), x.numel(), gradient.numel())
-    return total / count
+        upstream = torch.randn_like(y)
+        return weight, upstream, crop(torch.autograd.grad(y, x, upstream)[0])
+
+    return measured(draw)
 
 
 def of(module, name="weight"):
@@ -144,76 +133,12 @@ def test_transposed_convolution(case):
     assert backward_variance(module, "weight", of(module), make_input) == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
-def test_an_embedding_has_one_connection_per_output(kind):
-    module = kind(200, 30)
-    found = of(module)
-    assert found.fans == Fans(1, 30)
-    fill(module.weight, found, "fan_in")
-    tokens = torch.randint(200, (1000, 1))
-    assert module(tokens).var().item() == pytest.approx(1, abs=0.05)
-
-
-def small(*shape):
-    """Inputs so small that tanh is the identity and sigmoid 1/2."""
-    return torch.randn(*shape) * 1e-3
-
-
-# What one step makes of a small pre-activation of the gate that carries the signal.
-RECURRENT = [
-    (nn.RNN, "weight_ih_l0", 1.0, 0),
-    (nn.RNN, "weight_hh_l0", 1.0, 0),
-    (nn.LSTM, "weight_ih_l0", 0.25, 2),
-    (nn.LSTM, "weight_hh_l0", 0.25, 2),
-    (nn.GRU, "weight_ih_l0", 0.5, 2),
-    (nn.GRU, "weight_hh_l0", 0.25, 2),
-]
-
-
-@pytest.mark.parametrize(("kind", "weight", "factor", "gate"), RECURRENT)
-def test_recurrent_gates_are_blocks_of_their_own(kind, weight, factor, gate):
-    module = kind(70, 50, bias=False).double()
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    found = of(module, weight)
-    assert len(found.blocks) == len(fans.gates(module))
-    with torch.no_grad():
-        view = found.views(getattr(module, weight))[gate]
-        view.copy_(torch.randn(view.shape) / math.sqrt(found.blocks[gate].fans.fan_in))
-    x, h = (small(1, 4000, 70), torch.zeros(1, 4000, 50))
-    if weight == "weight_hh_l0":
-        x, h = torch.zeros(1, 4000, 70), small(1, 4000, 50)
-    x, h = x.double(), h.double()
-    state = (h, torch.zeros_like(h)) if kind is nn.LSTM else h
-    y = module(x, state)[0].detach()
-    if kind is nn.GRU:
-        y = y - 0.5 * h
-    assert (y / 1e-3 / factor).var().item() == pytest.approx(1, abs=0.06)
-
-
-def test_projections_both_directions_and_cells_have_layouts():
-    module = nn.LSTM(8, 16, num_layers=2, bidirectional=True, proj_size=4)
-    for name, parameter in module.named_parameters():
-        found = of(module, name)
-        assert (found is None) == name.startswith("bias")
-        if name.startswith("weight_hr"):
-            assert found.fans == Fans(16, 4)
-        elif found is not None:
-            assert [block.fans for block in found.blocks] == [Fans(parameter.shape[1], 16)] * 4
-    assert len(of(nn.GRUCell(3, 5), "weight_hh").blocks) == 3
-    assert len(of(nn.RNNCell(3, 5), "weight_hh").blocks) == 1
-
-
 def test_attention_packs_query_key_and_value():
     module = nn.MultiheadAttention(48, 4, bias=False, batch_first=True)
     found = of(module, "in_proj_weight")
     assert [(block.name, block.rows, block.fans) for block in found.blocks] == [
         (name, 48, Fans(48, 48)) for name in ("query", "key", "value")
     ]
-    nn.init.eye_(module.out_proj.weight)
-    fill(module.in_proj_weight, found, "fan_in")
-    x = torch.randn(3000, 1, 48)  # one key: the attention is 1 and the output is W_v x
-    assert module(x, x, x)[0].var().item() == pytest.approx(1, abs=0.05)
 
 
 def test_attention_with_separate_projections():
