@@ -1,6 +1,7 @@
 """What follows each layer: torchvision's models, every way to write an activation, and forwards that resist."""
 
 import copy
+import cProfile
 import math
 import pickle
 import random
@@ -254,6 +255,32 @@ def test_modules_whose_inside_is_known() -> None:
     assert found["encoder.layers.1.linear2"] is found["encoder.layers.0.self_attn.out_proj"] is None
 
 
+@pytest.mark.parametrize(
+    ("make", "nonlinearity"),
+    [
+        (lambda: nn.RNN(4, 4), "tanh"),
+        (lambda: nn.RNN(4, 4, nonlinearity="relu"), "relu"),
+        (lambda: nn.RNNCell(4, 4), "tanh"),
+        (lambda: nn.LSTM(4, 4), None),
+        (lambda: nn.GRUCell(4, 4), None),
+    ],
+)
+def test_what_follows_a_recurrent_module_is_not_what_its_own_weights_meet(
+    make: Callable[[], nn.Module], nonlinearity: str | None
+) -> None:
+    class Follows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent, self.head = make(), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.recurrent(x)
+            return self.head(F.gelu(out[0] if isinstance(out, tuple) else out))
+
+    for batch in (None, torch.zeros(3, 4)):
+        assert _found(Follows(), batch) == {"recurrent": nonlinearity, "head": None}
+
+
 def test_weights_used_by_functions_belong_to_their_owner() -> None:
     class Custom(nn.Module):
         def __init__(self) -> None:
@@ -378,6 +405,52 @@ def test_without_data_the_guess_is_marked() -> None:
     assert {name: follower.nonlinearity for name, follower in found.items()} == {"a": "tanh", "b": "silu", "c": None}
     assert not any(follower.certain for follower in found.values())
     assert "guessed at what depends on data: Decides.forward cannot be traced: TraceError" in found["a"].reason
+
+
+def test_a_condition_is_no_follower() -> None:
+    class Conditions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            if x.sum() > 1e9 or (x.abs() > 1e9).all() or not x.isfinite().all():
+                x = -x
+            x = self.b(x)
+            if x.relu().max().item() >= 1e9:
+                x = -x
+            return self.c(x * torch.sigmoid(x))
+
+    guessed, seen = followers(Conditions()), followers(Conditions(), torch.zeros(2, 4))
+    for found, how in ((guessed, "guessed at what depends on data"), (seen, "seen in one forward)")):
+        assert found["a"].reason.startswith(f"followed by the layer `b` ({how}")
+        assert found["b"].reason.startswith(f"followed by mul(x, sigmoid(x)) ({how}")
+        assert found["c"].reason.startswith(f"last layer ({how}")
+        assert [follower.nonlinearity is None for follower in found.values()] == [True, False, True]
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_work_grows_with_the_number_of_layers_and_not_with_its_square(residual: bool) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4, device="meta")
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.layer(x)
+            return x + y * y.sigmoid()
+
+    def calls(layers: int) -> int:
+        blocks = [Residual() for _ in range(layers)]
+        plain = [part for _ in range(layers) for part in (nn.Linear(4, 4, device="meta"), nn.ReLU())]
+        profile = cProfile.Profile()
+        profile.runcall(followers, nn.Sequential(*(blocks if residual else plain)))
+        return sum(entry.callcount for entry in profile.getstats())
+
+    calls(1)  # what is cached
+    fewer, more = calls(50), calls(200)
+    assert more < 4.4 * fewer
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("no"), KeyError("k"), RecursionError(), ValueError("")])

@@ -7,6 +7,7 @@ forward; and where there is no batch for that, from guesses that say so.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -67,8 +68,15 @@ class _Search:
             module: role for module in model.modules() if (role := role_of(module)) is not None
         }
         self._names = [name for name, module in model.named_modules() if self._is_layer(module)]
-        self._found: dict[str, Follower] = dict(_inside(model))
+        self._below: dict[str, list[str]] = defaultdict(list)  # module -> the layers in it
+        for layer in self._names:
+            for end, character in enumerate(layer):
+                if character == ".":
+                    self._below[layer[:end]].append(layer)
+        self._inside = dict(_inside(model))
+        self._found: dict[str, Follower] = dict(self._inside)
         self._ends: dict[str, str] = {}  # layer -> the module that it ends, where nothing behind that is known
+        self._siblings: dict[str, tuple[list[tuple[str, nn.Module]], dict[str, int]]] = {}
         self._why_not = ""
         self._whole = False  # whether the graph of the whole model was read
 
@@ -88,7 +96,7 @@ class _Search:
             self._roles[module] = Role("opaque")
 
     def _explore_unknown(self, name: str, module: nn.Module) -> None:
-        if any(layer.startswith(f"{name}.") and layer not in self._found for layer in self._names):
+        if any(layer not in self._found for layer in self._below.get(name, ())):
             self.explore(name, module)
 
     def _read(self, name: str, module: nn.Module) -> bool:
@@ -112,6 +120,8 @@ class _Search:
 
     def _note(self, name: str, follower: Follower) -> None:
         known = self._found.get(name)
+        if name in self._inside:
+            return  # whatever follows the module, its own weights meet what is inside
         if known is None or preference(follower) < preference(known):
             self._found[name] = follower
 
@@ -146,9 +156,7 @@ class _Search:
         if follower.certain or follower.nonlinearity is not None:
             return follower
         parent_name, _, own_name = self._ends.get(name, name).rpartition(".")
-        siblings = list(self._model.get_submodule(parent_name).named_children())
-        position = [child for child, _ in siblings].index(own_name) if own_name else len(siblings)
-        for child, module in siblings[position + 1 :]:
+        for child, module in self._registered_behind(parent_name, own_name):
             role = self._roles.get(module)
             if role is not None and role.kind == "through":
                 continue
@@ -157,6 +165,15 @@ class _Search:
                 return replace(follower, nonlinearity=role.nonlinearity, reason=reason)
             break
         return follower
+
+    def _registered_behind(self, parent_name: str, own_name: str) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the siblings registered behind one child."""
+        if parent_name not in self._siblings:
+            siblings = list(self._model.get_submodule(parent_name).named_children())
+            self._siblings[parent_name] = siblings, {child: i for i, (child, _) in enumerate(siblings)}
+        siblings, positions = self._siblings[parent_name]
+        for i in range(positions.get(own_name, len(siblings)) + 1, len(siblings)):
+            yield siblings[i]
 
 
 def _unwrapped(model: nn.Module) -> tuple[str, nn.Module]:

@@ -166,8 +166,10 @@ class _Recorder(TorchFunctionMode):
         known = not self._inside and self._knows((args, kwargs))
         nodes = self._nodes_in((args, kwargs)) if known else None  # before the call: it may work in place
         result = func(*args, **kwargs)
-        if nodes is not None and any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-            self._bind_all(result, self.graph.call_function(func, *nodes))
+        if nodes is not None:
+            node = self.graph.call_function(func, *nodes)
+            node.meta["decides"] = not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result))  # a plain number
+            self._bind_all(result, node)
         return result
 
     def _enter(self, module: nn.Module, _args: object) -> None:

@@ -39,6 +39,7 @@ _ASIDE = _words(
     "assert assert_async device dim dtype is_complex is_contiguous is_cuda is_floating_point item layout len names "
     "ndim numel print requires_grad shape size stride tolist type"
 )
+_DECISIONS = _words("all allclose any eq equal ge gt isfinite isinf isnan le lt ne not or and xor logical_not")
 _LINKS = _words("exp exp2 log log2 log10 log1p")
 """From a head's output to a positive number or back; no activation of a hidden layer."""
 _PASSED = _words(
@@ -92,6 +93,8 @@ class Walk:
         self, graph: fx.Graph, model: nn.Module, roles: Mapping[nn.Module, Role], end: Follower, name: str = ""
     ) -> None:
         self._graph = graph
+        _erase_decisions(graph)
+        self._positions = {node: position for position, node in enumerate(graph.nodes)}
         self._name = name
         self._modules = dict(model.named_modules())
         self._roles = roles
@@ -117,7 +120,6 @@ class Walk:
 
     def follow(self, layer: fx.Node) -> Follower:
         """Return what the output of `layer` meets first: a nonlinearity, unless a layer is clearly nearer."""
-        mine = _descendants(layer)
         queue = deque([(layer, 0)])
         seen = {layer}
         answers: list[Follower] = []
@@ -126,7 +128,7 @@ class Walk:
             node, distance = queue.popleft()
             if last is not None and distance > last:
                 break
-            found, further = self._behind(node, mine)
+            found, further = self._behind(node, layer)
             answers += found
             if any(answer.nonlinearity is not None for answer in found):
                 break
@@ -136,12 +138,12 @@ class Walk:
             seen.update(further)
         return min(answers, key=preference) if answers else self._end
 
-    def _behind(self, node: fx.Node, mine: set[fx.Node]) -> tuple[list[Follower], list[fx.Node]]:
+    def _behind(self, node: fx.Node, layer: fx.Node) -> tuple[list[Follower], list[fx.Node]]:
         """Return the answers right behind `node`, and the nodes from which to go on.
 
         Args:
             node: where the signal is.
-            mine: all that is computed from the layer's output.
+            layer: where it comes from.
         """
         users = [user for user in node.users if operation(user) not in _ASIDE]
         gates = [user for user in users if self._nonlinearity(user) is not None]
@@ -154,7 +156,7 @@ class Walk:
             if region and kind == "affine":
                 return [], [region[0]]
         products = [user for user in users if operation(user) in ("mul", "div") and self._others(user, node)]
-        own = [user for user in products if mine.issuperset(self._others(user, node))]
+        own = [user for user in products if all(self._comes_from(layer, other) for other in self._others(user, node))]
         if own and not gates:  # x / |x|, x * gate(x): the way on is the product, not what x is multiplied by
             return [], own
         answers = [(user, self._answer(user, node)) for user in users if user not in own]
@@ -200,6 +202,18 @@ class Walk:
     def _others(self, user: fx.Node, node: fx.Node) -> list[fx.Node]:
         return [source for source in signals(user) if source is not node]
 
+    def _comes_from(self, layer: fx.Node, node: fx.Node) -> bool:
+        """Return whether `node` is computed from the output of `layer`."""
+        queue, seen = [node], {node}
+        while queue:
+            current = queue.pop()
+            if current is layer:
+                return True
+            sources = {n for n in current.all_input_nodes if self._positions[n] >= self._positions[layer]} - seen
+            queue += sources
+            seen |= sources
+        return False
+
     def _role(self, node: fx.Node) -> Role | None:
         return self._roles.get(self._modules[str(node.target)]) if node.op == "call_module" else None
 
@@ -241,11 +255,11 @@ class Walk:
         return ".".join(part for part in (self._name, name) if part)
 
 
-def _descendants(node: fx.Node) -> set[fx.Node]:
-    """Return everything that is computed from `node`."""
-    queue, seen = [node], {node}
-    while queue:
-        fresh = [user for user in queue.pop().users if user not in seen]
-        seen.update(fresh)
-        queue += fresh
-    return seen
+def _erase_decisions(graph: fx.Graph) -> None:
+    """Take out comparisons that nothing is computed from, and what only they need: `if x.sum() > 0` follows nothing."""
+    for node in reversed(list(graph.nodes)):
+        decides = node.meta.get("decides", False) or operation(node) in _DECISIONS
+        if decides and not node.users and node.op in ("call_function", "call_method"):
+            for source in node.all_input_nodes:
+                source.meta["decides"] = True
+            graph.erase_node(node)
