@@ -44,7 +44,7 @@ class Place:
 
     kind = "direct"
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Full effective name: `fc.weight`, also where `fc.weight` is computed."""
         return join(self.module_name, self.leaf)

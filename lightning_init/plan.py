@@ -252,10 +252,11 @@ class _Planner:
     def assign(self, found: Sequence[Place]) -> Iterable[Assignment]:
         claims = self._claims(found)
         for place in found:
-            matching = [(rule, claimed) for rule, matched, claimed in claims if place.name in matched]
             # The first decides; where it speaks of the layer only, a later one may still name the parameter itself.
             deciding = (
-                r for i, (r, c) in enumerate(matching) if place.name in c and (i == 0 or r.names_parameter(place))
+                rule
+                for i, (rule, speaks_of_it) in enumerate(claims.get(place.name, ()))
+                if speaks_of_it and (i == 0 or rule.names_parameter(place))
             )
             rule = next(deciding, None)
             if not (place.parameter.is_floating_point() or place.parameter.is_complex()):
@@ -267,17 +268,18 @@ class _Planner:
             else:
                 yield self._by_default(place)
 
-    def _claims(self, found: Sequence[Place]) -> list[tuple[Rule, set[str], set[str]]]:
-        """Return each rule with the names of what it matches and of what it claims."""
-        claims = []
+    def _claims(self, found: Sequence[Place]) -> dict[str, list[tuple[Rule, bool]]]:
+        """Return parameter name -> the rules that match it, in order, and whether each speaks of it."""
+        claims: dict[str, list[tuple[Rule, bool]]] = {}
         for rule in self.rules:
             matched = [place for place in found if rule.matches(place)]
             if not matched:
                 names = [name for place in found for name in place.names]
                 nearest = ", ".join(closest(rule.pattern, names)) or "(the model has no parameters)"
                 raise ValueError(f"{rule} matches no parameter; the closest names are: {nearest}")
-            addressed = [place for place in matched if self._addresses(rule, place)]
-            claims.append((rule, {place.name for place in matched}, {place.name for place in addressed or matched}))
+            addressed = [self._addresses(rule, place) for place in matched]
+            for place, speaks_of_it in zip(matched, addressed, strict=True):
+                claims.setdefault(place.name, []).append((rule, speaks_of_it or not any(addressed)))
         return claims
 
     def _addresses(self, rule: Rule, place: Place) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
+from functools import cached_property
 from typing import TypeAlias
 
 from torch import nn
@@ -56,10 +58,14 @@ class Rule:
     def matches(self, place: Place) -> bool:
         """Return whether every condition of the rule holds for `place`."""
         return (
-            any(fnmatchcase(name, self.pattern) for name in place.names)
+            any(map(self._glob.match, place.names))
             and (self.module is None or _is_a(place.module, self.module))
             and (self.where is None or self.where(place.name, place.module, place.parameter))
         )
+
+    @cached_property
+    def _glob(self) -> re.Pattern[str]:
+        return re.compile(translate(self.pattern))
 
     def names_parameter(self, place: Place) -> bool:
         """Return whether the rule speaks of this parameter by its own name, not only of its layer."""

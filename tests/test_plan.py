@@ -1,5 +1,7 @@
 """Rules resolved on models: who claims what, and what is refused."""
 
+import cProfile
+
 import pytest
 import torch
 from torch import nn
@@ -190,6 +192,18 @@ def test_torch_fans_reproduce_torch():
     model = nn.ConvTranspose2d(16, 8, 4, stride=2, groups=2)
     assert make_plan(model, "he_normal").assignments[0].layout.fans == Fans(32, 64)
     assert make_plan(model, "he_normal", fans="torch").assignments[0].layout.fans == Fans(64, 256)
+
+
+def test_a_rule_costs_a_handful_of_calls_for_each_parameter():
+    model = nn.Sequential(*[nn.Linear(2, 2, device="meta") for _ in range(100)])
+
+    def calls(rules):
+        profile = cProfile.Profile()
+        profile.runcall(make_plan, model, "he_normal", rules={f"{i}.*": "normal" for i in range(rules)})
+        return sum(entry.callcount for entry in profile.getstats())
+
+    calls(50)  # what is cached
+    assert calls(50) - calls(0) < 7 * 200 * 50
 
 
 # --- refusals --------------------------------------------------------------------------------------------------
