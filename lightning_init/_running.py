@@ -163,12 +163,14 @@ def refuse_unready(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise ValueError(
-                f"{clean(name)} has no shape yet (a lazy parameter): run one batch through the model first"
+                f"{clean(name, model)} has no shape yet (a lazy parameter): run one batch through the model first"
             )
         if parameter.is_meta:
-            raise ValueError(f"{clean(name)} is on the meta device and has no values: call model.to_empty(device=...)")
+            raise ValueError(
+                f"{clean(name, model)} is on the meta device and has no values: call model.to_empty(device=...)"
+            )
         if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            raise ValueError(f"{clean(name)} holds values that are not finite: initialize the model first")
+            raise ValueError(f"{clean(name, model)} holds values that are not finite: initialize the model first")
 
 
 @contextmanager
@@ -228,7 +230,9 @@ def naming_layers(model: nn.Module) -> Iterator[None]:
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        handles.append(module.register_forward_pre_hook(enter(clean(path) or type(model).__name__), prepend=True))
+        handles.append(
+            module.register_forward_pre_hook(enter(clean(path, model) or type(model).__name__), prepend=True)
+        )
         handles.append(module.register_forward_hook(leave))
     try:
         yield

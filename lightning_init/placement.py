@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -34,6 +34,7 @@ class Place:
         leaf: the effective name in the owner, `weight` also where that is computed.
         stored: clean full name -> stored parameter; one entry, except where the effective value is computed.
         also: other full names under which the same parameter is found (tied parameters).
+        tied_to: name of the place that another part of the same value belongs to; this one must not be written.
     """
 
     module_name: str
@@ -41,6 +42,7 @@ class Place:
     leaf: str
     stored: dict[str, nn.Parameter] = field(compare=False)
     also: tuple[str, ...] = ()
+    tied_to: str = ""
 
     kind = "direct"
 
@@ -58,7 +60,7 @@ class Place:
     def owner(self) -> str:
         """Class name of the module, also where parametrization has changed the class."""
         kind = type(self.module)
-        return (kind.__bases__[0] if parametrize.is_parametrized(self.module) else kind).__name__
+        return (kind.__bases__[0] if _chains(self.module) else kind).__name__
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -124,7 +126,7 @@ class _Parametrized(_Computed):
 
     @property
     def _chain(self) -> nn.Module:
-        return cast("nn.ModuleDict", self.module.parametrizations)[self.leaf]
+        return _chains(self.module)[self.leaf]
 
     def read(self) -> Tensor:
         chain = self._chain
@@ -204,6 +206,14 @@ def _hook(module: nn.Module, leaf: str) -> Any:  # noqa: ANN401
     return _hooks(module)[leaf]
 
 
+def _chains(module: nn.Module) -> dict[str, ParametrizationList]:
+    """Return effective name -> what computes it; a user's own attribute `parametrizations` is none of that."""
+    chains = getattr(module, "parametrizations", None)
+    if not isinstance(chains, nn.ModuleDict):
+        return {}
+    return {leaf: chain for leaf, chain in chains.items() if isinstance(chain, ParametrizationList)}
+
+
 def _places_of(module_name: str, module: nn.Module) -> Iterator[Place]:
     """Yield the places that `module` itself owns."""
     hidden: set[str] = set()
@@ -212,13 +222,12 @@ def _places_of(module_name: str, module: nn.Module) -> Iterator[Place]:
         stored = {f"{leaf}{suffix}": module._parameters[f"{leaf}{suffix}"] for suffix in suffixes}  # noqa: SLF001
         hidden |= set(stored)
         yield kind(module_name, module, leaf, {join(module_name, k): p for k, p in stored.items() if p is not None})
-    if parametrize.is_parametrized(module):
-        for leaf, chain in cast("nn.ModuleDict", module.parametrizations).items():
-            base = join(module_name, "parametrizations", leaf)
-            originals = {join(base, k): p for k, p in chain.named_parameters(recurse=False)}
-            if originals:
-                yield _Parametrized(module_name, module, leaf, originals)
-    if not isinstance(module, parametrize.ParametrizationList):
+    for leaf, chain in _chains(module).items():
+        base = join(module_name, "parametrizations", leaf)
+        originals = {join(base, k): p for k, p in chain.named_parameters(recurse=False)}
+        if originals:
+            yield _Parametrized(module_name, module, leaf, originals)
+    if not isinstance(module, ParametrizationList):
         for leaf, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if leaf not in hidden:
                 yield Place(module_name, module, leaf, {join(module_name, leaf): parameter})
@@ -227,18 +236,31 @@ def _places_of(module_name: str, module: nn.Module) -> Iterator[Place]:
 def places(model: nn.Module) -> list[Place]:
     """Return one `Place` for each effective parameter of `model`, in registration order; tied ones once.
 
+    Raises:
+        ValueError: two parameters have one name once what wrappers add is taken off.
+
     >>> model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
     >>> [(place.name, place.kind, list(place.stored)) for place in places(model)]
     ... # doctest: +NORMALIZE_WHITESPACE
     [('0.weight', 'parametrization', ['0.parametrizations.weight.original0', '0.parametrizations.weight.original1']),
      ('0.bias', 'direct', ['0.bias'])]
     """
-    found: dict[int, Place] = {}
-    for module_name, module in model.named_modules(remove_duplicate=False):
-        for place in _places_of(clean(module_name), module):
-            key = id(place.parameter)
-            if key not in found:
-                found[key] = place
-            elif place.name not in found[key].names:
-                found[key] = replace(found[key], also=(*found[key].also, place.name))
+    found: dict[str, Place] = {}
+    home: dict[int, str] = {}  # stored parameter -> the place that it belongs to
+    raw: dict[str, str] = {}
+    for raw_name, module in model.named_modules(remove_duplicate=False):
+        for place in _places_of(clean(raw_name, model), module):
+            tied = {stored: home[id(parameter)] for stored, parameter in place.stored.items() if id(parameter) in home}
+            rest = {stored: parameter for stored, parameter in place.stored.items() if stored not in tied}
+            for stored, name in tied.items():
+                alias = stored if rest else place.name
+                if alias not in found[name].names:
+                    found[name] = replace(found[name], also=(*found[name].also, alias))
+            if rest:
+                full = join(raw_name, place.leaf)
+                if place.name in found:
+                    raise ValueError(f"{raw[place.name]!r} and {full!r} are both called {place.name!r}: rename one")
+                raw[place.name] = full
+                home.update((id(parameter), place.name) for parameter in rest.values())
+                found[place.name] = replace(place, stored=rest, tied_to=next(iter(tied.values()), ""))
     return list(found.values())

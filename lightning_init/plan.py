@@ -263,6 +263,8 @@ class _Planner:
                 yield Assignment(place, None, None, f"kept: {place.parameter.dtype} is not a floating-point type")
             elif place.frozen and self.frozen == "skip":
                 yield Assignment(place, None, None, "kept: frozen (requires_grad=False)")
+            elif place.tied_to:
+                yield Assignment(place, None, None, f"kept: {place.name} is made of it and of {place.tied_to}, a tie")
             elif rule is not None:
                 yield self._by_rule(place, rule)
             else:
@@ -372,7 +374,7 @@ def _open_forget_gate(zeros: Assignment) -> Assignment:
 def _followers(model: nn.Module, nonlinearity: Nonlinearity | None) -> Callable[[str], tuple[Nonlinearity | None, str]]:
     """Return module name -> the nonlinearity whose gain its weights get, and how that is known."""
     if nonlinearity == "auto":
-        found = {clean(name): follower for name, follower in followers(model).items()}
+        found = {clean(name, model): follower for name, follower in followers(model).items()}
         doubts = complaint(found)
         if doubts is not None:
             warnings.warn(doubts, stacklevel=4)

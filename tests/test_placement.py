@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from lightning_init.apply import initialize
 from lightning_init.placement import places
 
 OLD = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
@@ -126,3 +127,61 @@ def test_a_snapshot_restores_everything(wrap):
     after = model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert torch.equal(place.read(), effective)
+
+
+@pytest.mark.parametrize(("part", "columns"), [("original0", 1), ("original1", 3)])
+def test_a_weight_tied_to_a_part_of_another_is_written_once_under_the_first_name(part, columns):
+    plain, normed = nn.Linear(columns, 3, bias=False), parametrizations.weight_norm(nn.Linear(3, 3, bias=False))
+    setattr(normed.parametrizations.weight, part, plain.weight)
+    model = nn.ModuleDict({"a": plain, "b": normed})
+    other = {"original0": "original1", "original1": "original0"}[part]
+    before = getattr(normed.parametrizations.weight, other).clone()
+    report = initialize(model, "normal", seed=0)
+    initialize(alone := nn.ModuleDict({"a": nn.Linear(columns, 3, bias=False)}), "normal", seed=0)
+    assert torch.equal(plain.weight, alone["a"].weight)
+    assert torch.equal(getattr(normed.parametrizations.weight, other), before)
+    assert {entry.name: entry.why.split(";")[-1 if entry.name == "a.weight" else 0] for entry in report.entries} == {
+        "a.weight": f" tied with b.parametrizations.weight.{part}",
+        f"b.parametrizations.weight.{other}": "kept: b.weight is made of it and of a.weight, a tie",
+    }
+
+
+def test_a_part_of_a_computed_weight_that_comes_first_is_written_with_it():
+    plain, normed = nn.Linear(3, 3, bias=False), parametrizations.weight_norm(nn.Linear(3, 3, bias=False))
+    plain.weight = normed.parametrizations.weight.original1
+    (place,) = places(nn.ModuleDict({"a": normed, "b": plain}))
+    assert (place.name, place.also) == ("a.weight", ("b.weight",))
+
+
+def test_names_that_differ_only_by_a_wrapper_are_refused():
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "_orig_mod": nn.ModuleDict({"a": nn.Linear(3, 3)})})
+    with pytest.raises(ValueError, match=r"'a.weight' and '_orig_mod.a.weight' are both called 'a.weight': rename"):
+        places(model)
+    model["_orig_mod"]["a"] = model["a"]  # one and the same
+    assert [place.name for place in places(model)] == ["a.weight", "a.bias"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_the_prefix_of_a_parallel_wrapper_is_taken_off_and_a_child_called_module_is_not():
+    net = nn.ModuleDict({"module": nn.ModuleDict({"fc": nn.Linear(3, 3, bias=False)})})
+    assert [place.name for place in places(net)] == ["module.fc.weight"]
+    assert [place.name for place in places(nn.DataParallel(net))] == ["module.fc.weight"]
+    (entry,) = initialize(nn.Sequential(nn.DataParallel(nn.Sequential(nn.Linear(3, 3, bias=False)))), "zeros").entries
+    assert entry.name == "0.0.weight"
+
+
+def test_an_attribute_called_parametrizations_may_be_the_users_own():
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parametrizations = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.ReLU()})
+            self.fc = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.fc(self.parametrizations["b"](nn.functional.linear(x, self.parametrizations["a"].weight)))
+
+    model = nn.Sequential(Mine())
+    assert [place.name for place in places(model)] == [name for name, _ in model.named_parameters()]
+    report = initialize(model, "he_normal", seed=0, nonlinearity="auto")
+    assert [entry.module for entry in report.entries] == ["0.parametrizations.a"] * 2 + ["0.fc"] * 2
+    assert "ReLU" in report.entries[0].why

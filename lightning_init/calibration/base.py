@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_init._names import clean
 from lightning_init._running import Call, as_it_was, call_of, naming_layers, refuse_unready
 from lightning_init.fans import Layout, layout
 from lightning_init.placement import Place, places
@@ -154,7 +155,8 @@ class Unit:
 def _units(model: nn.Module, call: Call, only: Collection[str] | None) -> list[Unit]:
     """Return what can be adjusted, in the order in which it runs."""
     found = places(model)
-    names = {module: name for name, module in model.named_modules()}
+    modules = {clean(name, model): module for name, module in model.named_modules(remove_duplicate=False)}
+    names = {module: name for name, module in reversed(modules.items())}  # the first
     order = _execution(model, call)
     hosts: dict[nn.Module, nn.Module] = {
         m.out_proj: m for m in names if isinstance(m, nn.MultiheadAttention)
@@ -170,7 +172,7 @@ def _units(model: nn.Module, call: Call, only: Collection[str] | None) -> list[U
         bias = next((p for p in found if p.module is place.module and p.leaf == "bias"), None)
         if bias is not None and not _allowed(bias, only):
             bias = None
-        skip = _reason(place, host, only, order, model)
+        skip = _reason(place, host, only, order, modules)
         units.append(Unit(names[host], host, place, known, bias, skip, len(order.get(host, ()))))
     return sorted(units, key=lambda unit: order[unit.module][0] if unit.calls else math.inf)
 
@@ -180,7 +182,11 @@ def _allowed(place: Place, only: Collection[str] | None) -> bool:
 
 
 def _reason(
-    place: Place, host: nn.Module, only: Collection[str] | None, order: dict[nn.Module, list[int]], model: nn.Module
+    place: Place,
+    host: nn.Module,
+    only: Collection[str] | None,
+    order: dict[nn.Module, list[int]],
+    modules: Mapping[str, nn.Module],
 ) -> str:
     """Return why a weight must be left as it is; empty if it need not."""
     if not _allowed(place, only):
@@ -189,8 +195,10 @@ def _reason(
         return "its output is bounded by its own nonlinearity"
     if host not in order:
         return "never runs in this forward pass"
+    if place.tied_to:
+        return f"made of {place.tied_to} too, a tie"
     for name in place.also:
-        other = model.get_submodule(name.rpartition(".")[0])
+        other = modules[name.rpartition(".")[0]]
         if other in order and order[other][0] < order[host][0]:
             return f"tied with {name}, which runs before it"
     return ""

@@ -117,8 +117,9 @@ def _all_layers(model: nn.Module) -> list[Layer]:
             parameters = tuple(parameter for parameter in stored if parameter not in claimed)
             claimed.update(parameters)
             parent = seen.get(path.rpartition(".")[0]) if path else None
-            name = clean(path) or type(model).__name__
-            layers.append(Layer(name, module, _weights(clean(path), mine), parameters, parent))
+            name = clean(path, model)
+            weights = _weights(name, mine)
+            layers.append(Layer(name or type(model).__name__, module, weights, parameters, parent))
     return layers
 
 

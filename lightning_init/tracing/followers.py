@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from torch import fx, nn
 
+from lightning_init._names import PARALLEL
 from lightning_init.nonlinearities import Nonlinearity, recognise
 from lightning_init.tracing.graphs import CannotTraceError, record, trace
 from lightning_init.tracing.roles import Role, keeps_forward, role_of
@@ -178,8 +179,7 @@ class _Search:
 
 def _unwrapped(model: nn.Module) -> tuple[str, nn.Module]:
     """Return what torch.compile, DataParallel or DistributedDataParallel is around, and its name in `model`."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    wrapped = "module" if isinstance(model, parallel) else "_orig_mod"
+    wrapped = "module" if isinstance(model, PARALLEL) else "_orig_mod"
     inner = dict(model.named_children()).get(wrapped)
     if inner is None:
         return "", model

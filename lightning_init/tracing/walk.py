@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import fx, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from lightning_init.nonlinearities import Nonlinearity, mixes
 from lightning_init.tracing.pointwise import (
@@ -236,12 +237,10 @@ class Walk:
         if node.op == "get_attr":
             weight = node.meta["value"]
             if isinstance(weight, nn.Parameter) and weight.ndim > 1:
-                yield (
-                    str(node.target)
-                    .rpartition(".")[0]
-                    .removesuffix("parametrizations.")
-                    .partition(".parametrizations")[0]
-                )
+                owner = str(node.target).rpartition(".")[0]
+                if isinstance(self._modules.get(owner), ParametrizationList):  # fc.parametrizations.weight
+                    owner = ".".join(owner.split(".")[:-2])
+                yield owner
         for source in node.all_input_nodes:
             yield from self._owners(source)
 

@@ -182,6 +182,16 @@ def test_what_is_left_as_it_is_and_why():
     assert [name for name in why if "embedding" in name or "head" in name] == []  # tied: the embedding owns it
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_ties_are_understood_inside_a_wrapper_and_inside_computed_weights():
+    net = nn.Sequential(nn.Linear(8, 8), nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 8))
+    net[1].parametrizations.weight.original1 = net[2].weight = net[0].weight
+    report = Lsuv().calibrate_(nn.Sequential(nn.DataParallel(net)), [torch.randn(64, 8)])
+    why = {one.parameter: one.why for one in report.layers}
+    assert why["0.1.weight"] == "kept: made of 0.0.weight too, a tie"
+    assert why["0.0.weight"].startswith("output variance")
+
+
 @pytest.mark.parametrize("train", [False, True])
 def test_everything_else_is_left_as_it_was(train):
     model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(32, 4))
