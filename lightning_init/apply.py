@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lightning_init.assignment import Assignment, Reading
 from lightning_init.nonlinearities import Nonlinearity
-from lightning_init.plan import Assignment, FansFrom, Frozen, Plan, Reading, make_plan
+from lightning_init.plan import FansFrom, Frozen, Plan, make_plan
 from lightning_init.report import Report
 from lightning_init.rules import InitializerLike, Rules
 
@@ -40,7 +41,7 @@ def initialize(
         rules: a mapping from globs over parameter names (first match wins) or a sequence of `Rule`s; values are
             names, instances or None (leave as it is).
         nonlinearity: None keeps the initializer's own convention; a name, module or callable uses its gain; `"auto"`
-            finds, per layer, what follows it.
+            finds, per layer, what follows it. It does not reach what a rule claims: `Rule` has its own.
         bias: initializer of biases; an LSTM's forget gate gets 1 with `"zeros"`. None keeps them.
         frozen: `"skip"` leaves parameters with `requires_grad=False` as they are; `"initialize"` does not.
         seed: of private generators keyed by parameter name; None derives it from the global seed. The global random

@@ -131,6 +131,9 @@ def register(*module_classes: type[nn.Module]) -> Callable[[_Function], _Functio
     transposed weights, the `Layout`) of a weight, and `None` for what is not a weight. Parameters whose name begins
     or ends with `bias` and for which it returns `None` are treated as biases.
 
+    Raises:
+        TypeError: if an argument is no module class.
+
     >>> class Scaled(nn.Module):
     ...     def __init__(self) -> None:
     ...         super().__init__()
@@ -141,6 +144,9 @@ def register(*module_classes: type[nn.Module]) -> Callable[[_Function], _Functio
     >>> layout(Scaled(), "kernel", (3, 5)).fans
     Fans(fan_in=3, fan_out=5)
     """
+    for module_class in module_classes:
+        if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
+            raise TypeError(f"register takes module classes, as in @register(MyLinear), got {module_class!r}")
 
     def decorator(function: _Function) -> _Function:
         for module_class in module_classes:

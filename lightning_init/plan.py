@@ -3,77 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from lightning_init import fans as fans_module
 from lightning_init import initializers
 from lightning_init._names import clean
-from lightning_init._suggest import closest
+from lightning_init.assignment import Assignment, Reading, entries
 from lightning_init.fans import Fans, Layout, torch_layout
 from lightning_init.gains import gain
 from lightning_init.initializers.base import Initializer
 from lightning_init.initializers.forget_gate import ForgetGateBias
+from lightning_init.initializers.pretrained import Given
 from lightning_init.nonlinearities import Nonlinearity
 from lightning_init.placement import Place, places
-from lightning_init.report import Entry, Report
+from lightning_init.report import Report
 from lightning_init.rules import InitializerLike, Rule, Rules, normalize_rules
 from lightning_init.tracing import Follower, complaint, followers
 
 Frozen: TypeAlias = Literal["skip", "initialize"]
 FansFrom: TypeAlias = Literal["module", "torch"]
 Role: TypeAlias = Literal["weight", "bias", "normalization", "other", "unknown"]
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One effective parameter with its initializer (None: kept), its layout, and the reason."""
-
-    place: Place
-    initializer: Initializer | None
-    layout: Layout | None
-    why: str
-    claimed: bool = True
-
-    @property
-    def name(self) -> str:
-        """Full effective parameter name."""
-        return self.place.name
-
-    @property
-    def target_std(self) -> float | None:
-        """The std that the initializer aims at (over all blocks); None if kept or without a closed form."""
-        if self.initializer is None:
-            return None
-        if self.layout is None:
-            return self.initializer.target_std(self.place.shape, None)
-        shape = self.place.shape
-        stds: Counter[float] = Counter()
-        for block in self.layout.blocks:
-            std = self.initializer.target_std(self.layout.block_shape(block, shape), block.fans)
-            if std is None:
-                return None
-            stds[float(std)] += block.rows
-        if len(stds) == 1:
-            return next(iter(stds))
-        return math.sqrt(sum(std**2 * rows for std, rows in stds.items()) / stds.total())
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What was read back after writing: the effective std, and the drawn one where a computation lies between."""
-
-    achieved_std: float | None = None
-    drawn_std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +48,7 @@ class Plan:
     def report(self, readings: Sequence[Reading] | None = None) -> Report:
         """Return the report of this plan, with what was read back from each assignment; None before."""
         pairs = zip(self.assignments, readings or [Reading()] * len(self.assignments), strict=True)
-        return Report(self.seed, tuple(entry for assignment, read in pairs for entry in _entries(assignment, read)))
+        return Report(self.seed, tuple(entry for assignment, read in pairs for entry in entries(assignment, read)))
 
     def __str__(self) -> str:
         return str(self.report())
@@ -100,59 +57,6 @@ class Plan:
     def unclaimed(self) -> list[Assignment]:
         """Parameters that stay as they are because nothing knows them, not because somebody said so."""
         return [assignment for assignment in self.assignments if not assignment.claimed]
-
-
-def _entries(assignment: Assignment, reading: Reading) -> Iterator[Entry]:
-    """Yield one entry for each stored parameter behind the assignment."""
-    place, initializer, layout = assignment.place, assignment.initializer, assignment.layout
-    target = assignment.target_std
-    why = assignment.why + _remarks(assignment, reading)
-    for name, parameter in place.stored.items():
-        yield Entry(
-            name=name,
-            module=place.module_name,
-            shape=tuple(parameter.shape),
-            initializer=None if initializer is None else repr(initializer),
-            label="-" if initializer is None else initializer.label,
-            fan_in=layout.fans.fan_in if layout else None,
-            fan_out=layout.fans.fan_out if layout else None,
-            gain=initializer.gain if initializer is not None else None,
-            target_std=target,
-            achieved_std=reading.achieved_std,
-            why=why,
-        )
-
-
-def _remarks(assignment: Assignment, reading: Reading) -> str:
-    """Return what the reader must know beside the reason: packing, ties, computed weights, a missed target."""
-    place, layout = assignment.place, assignment.layout
-    remarks = []
-    if assignment.initializer is not None and layout is not None and len(layout.blocks) > 1:
-        remarks.append(f"{len(layout.blocks)} blocks of {layout.blocks[0].rows}")
-    if place.also:
-        remarks.append(f"tied with {', '.join(place.also)}")
-    if place.kind != "direct":
-        remarks.append(f"effective {place.name}, computed by its {place.kind}")
-        drawn, achieved = reading.drawn_std, reading.achieved_std
-        if drawn is not None and achieved is not None and not math.isclose(drawn, achieved, rel_tol=0.01):
-            remarks.append(f"which turns the drawn std {drawn:.4g} into {achieved:.4g}")
-    elif assignment.initializer is not None and place.parameter.dtype not in _PRECISE:
-        remarks.extend(_rounding(assignment.target_std, reading.achieved_std, place.parameter))
-    return "".join(f"; {remark}" for remark in remarks)
-
-
-_PRECISE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
-
-
-def _rounding(target: float | None, achieved: float | None, parameter: Tensor) -> Iterator[str]:
-    """Yield what a narrow type made of the values, where that is more than chance and rounding."""
-    if target is None or parameter.numel() == 0 or parameter.is_meta:
-        return
-    noise = 5 / math.sqrt(parameter.numel()) + 0.01
-    if achieved is None:
-        yield f"the values do not fit into {parameter.dtype}: some are not finite"
-    elif abs(achieved - target) > noise * target:
-        yield f"{parameter.dtype} cannot hold the std {target:.4g}: it became {achieved:.4g}"
 
 
 def make_plan(
@@ -181,6 +85,7 @@ def make_plan(
     planner = _Planner(
         default=initializers.get(initializer),
         rules=normalize_rules(rules),
+        asked=nonlinearity,
         nonlinearity=_followers(model, nonlinearity),
         bias=None if bias is None else initializers.get(bias),
         frozen=frozen,
@@ -240,10 +145,11 @@ def _check_seed(seed: int) -> None:
 
 @dataclass(frozen=True)
 class _Planner:
-    """Decides for each place; `nonlinearity` maps a module name to `(nonlinearity or None, reason)`."""
+    """Decides for each place; `nonlinearity` maps a module name to `(nonlinearity or None, reason)`, as was `asked`."""
 
     default: Initializer
     rules: tuple[Rule, ...]
+    asked: Nonlinearity | None
     nonlinearity: Callable[[str], tuple[Nonlinearity | None, str]]
     bias: Initializer | None
     frozen: Frozen
@@ -276,9 +182,7 @@ class _Planner:
         for rule in self.rules:
             matched = [place for place in found if rule.matches(place)]
             if not matched:
-                names = [name for place in found for name in place.names]
-                nearest = ", ".join(closest(rule.pattern, names)) or "(the model has no parameters)"
-                raise ValueError(f"{rule} matches no parameter; the closest names are: {nearest}")
+                raise ValueError(f"{rule} matches no parameter; {rule.hint(found)}")
             addressed = [self._addresses(rule, place) for place in matched]
             for place, speaks_of_it in zip(matched, addressed, strict=True):
                 claims.setdefault(place.name, []).append((rule, speaks_of_it or not any(addressed)))
@@ -305,7 +209,9 @@ class _Planner:
         if resolved is None:
             reason = initializer.missing(place.name)
             raise ValueError(f"{rule}, {place.name}: {reason}. Keep it with None in an earlier rule")
-        return Assignment(place, resolved, None if resolved.complete else layout, str(rule))
+        unheard = self.asked is not None and rule.nonlinearity is None and resolved.gain is not None
+        why = f"{rule}; nonlinearity={self.asked!r} is for what no rule claims" if unheard else str(rule)
+        return Assignment(place, resolved, None if resolved.complete else layout, why)
 
     def _by_default(self, place: Place) -> Assignment:
         role, owner = role_of(place), place.owner
@@ -408,6 +314,8 @@ def _refuse_impossible(plan: Plan) -> None:
             continue
         try:
             assignment.initializer.check(assignment.place.shape, assignment.layout)
+            if isinstance(assignment.initializer, Given):
+                assignment.initializer.check_dtype(assignment.place.parameter.dtype)
             _ = assignment.target_std
         except (ValueError, TypeError, ArithmeticError) as error:
             place = assignment.place

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from torch import nn
 
+from lightning_init._suggest import closest
 from lightning_init.fans import Fans, Layout
 from lightning_init.initializers.base import Initializer
 from lightning_init.nonlinearities import Nonlinearity
@@ -34,7 +35,7 @@ class Rule:
         initializer: a name, an instance, or None, which leaves the parameter as it is.
         module: class of the owning module, or its (qualified) name; subclasses match.
         where: `(name, module, parameter) -> bool`.
-        nonlinearity: gain for this rule's initializer, as in `initialize`.
+        nonlinearity: gain for this rule's initializer, as in `initialize`, whose own does not reach it; not `"auto"`.
         fans: for a parameter whose module is unknown: `Fans`, or a `Layout` for packed or transposed weights.
     """
 
@@ -54,6 +55,11 @@ class Rule:
             raise TypeError(f"where must be a callable (name, module, parameter) -> bool, got {self.where!r}")
         if not (self.fans is None or isinstance(self.fans, (Fans, Layout))):
             raise TypeError(f"fans must be Fans or a Layout, got {self.fans!r}")
+        if self.nonlinearity == "auto":
+            raise ValueError(
+                "nonlinearity='auto' is an argument of initialize and InitCallback and goes for what no rule claims; "
+                f"give {self} the name of one nonlinearity, or none"
+            )
 
     def matches(self, place: Place) -> bool:
         """Return whether every condition of the rule holds for `place`."""
@@ -71,6 +77,18 @@ class Rule:
         """Return whether the rule speaks of this parameter by its own name, not only of its layer."""
         last = self.pattern.rpartition(".")[2]
         return self.where is not None or (last.strip("*?") != "" and fnmatchcase(place.leaf, last))
+
+    def hint(self, found: Sequence[Place]) -> str:
+        """Return what to write instead of a rule that matches nothing in `found`."""
+        if self.module is not None and not any(_is_a(place.module, self.module) for place in found):
+            wanted = self.module if isinstance(self.module, str) else self.module.__name__
+            classes = ", ".join(closest(wanted, {place.owner for place in found}))
+            return f"no parameter belongs to a {wanted}; the closest classes are: {classes or '(none)'}"
+        if any(self._glob.match(name) for place in found for name in place.names):
+            return "its pattern does, but not together with its other conditions"
+        names = ", ".join(closest(self.pattern, [name for place in found for name in place.names]))
+        escape = "; in a glob [...] is a set of characters: write [[] for a bracket" if "[" in self.pattern else ""
+        return f"the closest names are: {names or '(the model has no parameters)'}{escape}"
 
     def __str__(self) -> str:
         parts = [repr(self.pattern)] if self.pattern != "*" else []

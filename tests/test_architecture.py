@@ -18,6 +18,7 @@ LAYERS = [
     {"initializers"},
     {"placement", "tracing"},
     {"report", "rules"},
+    {"assignment"},
     {"plan"},
     {"apply"},
     {"calibration"},

@@ -193,6 +193,12 @@ def test_subclasses_are_known_and_strangers_are_not():
     assert layout(Stranger(), "weight", (3, 4)) is None
 
 
+@pytest.mark.parametrize("wrong", [nn.Linear(2, 2), "Linear", int, lambda module, name, shape: None])
+def test_only_module_classes_can_be_registered(wrong):
+    with pytest.raises(TypeError, match="register takes module classes"):
+        fans.register(nn.Linear, wrong)
+
+
 def test_views_are_canonical_and_cover_the_parameter():
     module = nn.ConvTranspose2d(6, 8, 3, groups=2)
     found = of(module)

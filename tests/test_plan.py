@@ -1,6 +1,8 @@
 """Rules resolved on models: who claims what, and what is refused."""
 
 import cProfile
+import functools
+import warnings
 
 import pytest
 import torch
@@ -229,6 +231,18 @@ def test_a_rule_costs_a_handful_of_calls_for_each_parameter():
         ({"seed": True}, TypeError, "seed must be an int or None, got True"),
         ({"seed": -1}, ValueError, "seed must be in"),
         ({"nonlinearity": "reul"}, ValueError, "relu"),
+        ({"rules": [Rule(module="Linaer")]}, ValueError, "belongs to a Linaer; the closest classes are: Linear"),
+        ({"rules": [Rule(module=nn.Conv2d)]}, ValueError, "belongs to a Conv2d; the closest classes are: "),
+        (
+            {"rules": [Rule("head.*", module="BatchNorm1d")]},
+            ValueError,
+            "its pattern does, but not together with its other conditions",
+        ),
+        (
+            {"rules": {"head[1.weight": None}},
+            ValueError,
+            r"closest names are: head.1.weight.*write \[\[\] for a bracket",
+        ),
         ({"initializer": "dirac"}, ValueError, r"backbone.0.weight \(8, 4\) of Linear"),
         ({"rules": {"head.1.bias": "xavier_uniform"}}, ValueError, "head.1.bias"),
         ({"rules": {"head.1.bias": "orthogonal"}}, ValueError, "head.1.bias"),
@@ -326,6 +340,39 @@ def test_a_weight_that_is_frozen_in_part_is_kept():
 def test_other_types_are_refused(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+def test_auto_is_no_nonlinearity_of_a_rule():
+    with pytest.raises(
+        ValueError, match=r"'auto' is an argument of initialize.* give rule 'head' the name"
+    ):
+        Rule("head", nonlinearity="auto")
+
+
+def test_the_report_says_where_the_nonlinearity_does_not_reach():
+    rules = [
+        Rule("head.1.weight", "he_normal"),
+        Rule("backbone.0.weight", "he_normal", nonlinearity="tanh"),
+        Rule("backbone.3.weight", "normal"),
+    ]
+    for nonlinearity in ("gelu", "auto"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Net has no forward
+            plan = make_plan(Net(), "lecun_normal", rules=rules, nonlinearity=nonlinearity)
+        asked = f"; nonlinearity='{nonlinearity}' is for what no rule claims"
+        assert why(plan, "head.1.weight") == f"rule 'head.1.weight'{asked}"
+        assert why(plan, "backbone.0.weight") == "rule 'backbone.0.weight'"
+        assert why(plan, "backbone.3.weight") == "rule 'backbone.3.weight'"  # has no gain
+
+
+def test_functions_without_a_name_have_the_same_text_in_every_process():
+    nonlinearity = functools.partial(torch.nn.functional.leaky_relu, negative_slope=0.2)
+    for given in (lambda x: x.clamp(min=0), nonlinearity):
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        plan = make_plan(model, "he_normal", nonlinearity=given, rules={"1.weight": "he_normal"})
+        text = str(plan) + str(plan.report().to_dict())
+        assert "<lambda>" in text or "leaky_relu" in text
+        assert "0x" not in text
 
 
 def test_negative_fans_are_refused():

@@ -44,7 +44,7 @@ class InitCallback(Callback):
         initializer: a name (see `initializers.names()`) or an instance.
         rules: glob over parameter names -> name, instance or None (leave as it is), or a sequence of `Rule`s.
         nonlinearity: None keeps the initializer's own convention; a name or callable uses its gain; `"auto"` finds
-            what follows each layer.
+            what follows each layer. It does not reach what a rule claims: `Rule` has its own.
         bias: initializer of the biases; None leaves them.
         frozen: `"skip"` leaves parameters with `requires_grad=False` alone; `"initialize"` does not.
         seed: of the private generators; None derives it from the global seed. The global stream is never advanced.

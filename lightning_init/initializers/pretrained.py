@@ -38,12 +38,18 @@ class Given(Initializer):
         if tuple(shape) != tuple(self.value.shape):
             raise ValueError(f"the pretrained {self.key!r} has shape {tuple(self.value.shape)}, not {tuple(shape)}")
 
+    def check_dtype(self, dtype: torch.dtype) -> None:
+        """Raise ValueError if imaginary parts would be lost in a parameter of `dtype`."""
+        if self.value.is_complex() and not dtype.is_complex:
+            raise ValueError(f"the pretrained {self.key!r} is {self.value.dtype}, which {dtype} cannot hold")
+
     def target_std(self, shape: Shape, fans: Fans | None) -> None:
         """Return None: the values are what they are."""
 
     def fill_(self, block: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:
         """Copy."""
         del fans, generator
+        self.check_dtype(block.dtype)
         block.copy_(self.value)
 
 

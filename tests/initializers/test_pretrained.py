@@ -52,6 +52,10 @@ def test_a_prefix_in_the_file_is_understood(trained):
     [
         (lambda s: {**s, "3.weight": torch.ones(8, 8, 5, 5)}, r"pretrained '3.weight' has shape \(8, 8, 5, 5\)"),
         (lambda s: {k: v for k, v in s.items() if k != "3.bias"}, "no entry '3.bias'; the closest are: 0.bias"),
+        (
+            lambda s: {**s, "3.weight": s["3.weight"].to(torch.complex64)},
+            r"backbone.3.weight .*the pretrained '3.weight' is torch.complex64, which torch.float32 cannot hold",
+        ),
         (lambda s: {"epoch": 3}, "must hold a state dict"),
         (lambda s: "nowhere.pt", "there is no file 'nowhere.pt'"),
     ],
