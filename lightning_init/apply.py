@@ -208,7 +208,7 @@ def _achieved_std(assignment: Assignment) -> float | None:
         value = value.full_tensor()
     padding = assignment.layout.padding_row if assignment.layout is not None else None
     if padding is not None:
-        value = torch.cat([value[:padding], value[padding + 1 :]])
+        value = torch.cat([value[:padding], value[padding % len(value) + 1 :]])
     std = population_std(value)
     return std if math.isfinite(std) else None
 

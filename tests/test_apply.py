@@ -13,7 +13,9 @@ from torch.nn.utils import parametrizations, parametrize
 
 from lightning_init import initialize
 from lightning_init.apply import population_std
+from lightning_init.fans import Block, Fans, Layout
 from lightning_init.initializers import Initializer, Normal, Pretrained, Zeros
+from lightning_init.rules import Rule
 
 OLD_NORMS = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
 
@@ -151,6 +153,24 @@ def test_the_padding_row_stays_zero_and_is_not_counted():
     report = initialize(model, "normal", seed=0)
     assert torch.equal(model.weight[4], torch.zeros(200))
     assert report.entries[0].achieved_std == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("row", [0, 2, -1])
+def test_the_padding_row_does_not_lower_the_achieved_std(row):
+    model = nn.Embedding(3, 20_000, padding_idx=row)  # counted, it would be 0.82
+    assert initialize(model, "normal", seed=0).entries[0].achieved_std == pytest.approx(1, rel=0.02)
+    model = nn.ParameterDict({"table": nn.Parameter(torch.empty(3, 20_000))})
+    layout = Layout((Block(3, Fans(1, 20_000)),), transposed=True, padding_row=row)
+    report = initialize(model, "zeros", rules=[Rule("table", "lecun_normal", fans=layout)], seed=0)
+    assert report.entries[0].achieved_std == pytest.approx(1, rel=0.02)
+
+
+def test_the_target_std_weighs_blocks_by_their_rows():
+    model = nn.ParameterDict({"packed": nn.Parameter(torch.empty(1000, 100))})
+    layout = Layout((Block(900, Fans(4, 1)), Block(100, Fans(100, 1))))
+    (entry,) = initialize(model, "zeros", rules=[Rule("packed", "lecun_normal", fans=layout)], seed=0).entries
+    assert entry.target_std == pytest.approx(math.sqrt(0.9 / 4 + 0.1 / 100))
+    assert entry.achieved_std == pytest.approx(entry.target_std, rel=4 / math.sqrt(2 * 1e5) * 1.1)
 
 
 def test_normalizations_and_buffers_stay():

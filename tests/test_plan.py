@@ -343,9 +343,7 @@ def test_other_types_are_refused(make, message):
 
 
 def test_auto_is_no_nonlinearity_of_a_rule():
-    with pytest.raises(
-        ValueError, match=r"'auto' is an argument of initialize.* give rule 'head' the name"
-    ):
+    with pytest.raises(ValueError, match=r"'auto' is an argument of initialize.* give rule 'head' the name"):
         Rule("head", nonlinearity="auto")
 
 
