@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -90,10 +91,25 @@ def apply_(plan: Plan) -> Report:
 
 
 def _refuse_unwritable(writes: Sequence[Assignment]) -> None:
-    for assignment in writes:
-        for name, parameter in assignment.place.stored.items():
-            if not isinstance(parameter, DTensor):
-                _refuse_memory(name, parameter)
+    stored = [
+        (name, parameter)
+        for assignment in writes
+        for name, parameter in assignment.place.stored.items()
+        if not isinstance(parameter, DTensor)
+    ]
+    for name, parameter in stored:
+        _refuse_memory(name, parameter)
+    _refuse_overlap(stored)
+
+
+def _refuse_overlap(stored: Sequence[tuple[str, Tensor]]) -> None:
+    """Raise ValueError if two parameters share a part of their memory: what one gets the other would lose."""
+    spans = sorted(
+        (str(p.device), p.data_ptr(), p.nbytes, name) for name, p in stored if p.is_contiguous() and p.nbytes
+    )
+    for (device, start, size, name), (other_device, other_start, _, other) in pairwise(spans):
+        if device == other_device and other_start < start + size:
+            raise ValueError(f"{name} and {other} share a part of their memory; keep one of them with None in rules")
 
 
 def _refuse_memory(name: str, parameter: Tensor) -> None:

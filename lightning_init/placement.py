@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -247,6 +249,7 @@ def places(model: nn.Module) -> list[Place]:
     """
     found: dict[str, Place] = {}
     home: dict[int, str] = {}  # stored parameter -> the place that it belongs to
+    memory: dict[object, str] = {}  # the same, for parameters of their own that are one in memory
     raw: dict[str, str] = {}
     for raw_name, module in model.named_modules(remove_duplicate=False):
         for place in _places_of(clean(raw_name, model), module):
@@ -262,5 +265,16 @@ def places(model: nn.Module) -> list[Place]:
                     raise ValueError(f"{raw[place.name]!r} and {full!r} are both called {place.name!r}: rename one")
                 raw[place.name] = full
                 home.update((id(parameter), place.name) for parameter in rest.values())
-                found[place.name] = replace(place, stored=rest, tied_to=next(iter(tied.values()), ""))
+                shared = [memory[_memory(p)] for p in rest.values() if _memory(p) in memory]
+                memory.update((_memory(parameter), place.name) for parameter in rest.values())
+                found[place.name] = replace(place, stored=rest, tied_to=next(iter((*tied.values(), *shared)), ""))
     return list(found.values())
+
+
+def _memory(parameter: nn.Parameter) -> object:
+    """Return what is equal for two parameters that are views of the same entries of memory."""
+    if is_lazy(parameter) or isinstance(parameter, DTensor) or parameter.layout != torch.strided:
+        return id(parameter)
+    if parameter.is_meta or parameter.numel() == 0:
+        return id(parameter)
+    return (parameter.device, parameter.data_ptr(), parameter.dtype, parameter.shape, parameter.stride())

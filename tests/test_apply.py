@@ -354,6 +354,18 @@ def test_memory_that_cannot_be_written_is_refused_by_name_before_anything_is(bre
     initialize(model, "he_normal", rules={"2.weight": None}, frozen="initialize")
 
 
+def test_a_part_of_memory_that_is_shared_is_refused_by_name_and_slices_of_one_buffer_are_not():
+    memory = torch.zeros(8, 4)
+    model = nn.ParameterDict({"a": nn.Parameter(memory[:4]), "b": nn.Parameter(memory[4:])})
+    initialize(model, "zeros", rules={"*": "ones"})
+    assert memory.eq(1).all()
+    model["c"] = nn.Parameter(memory[2:6])
+    with pytest.raises(ValueError, match="a and c share a part of their memory"):
+        initialize(model, "zeros", rules={"*": "zeros"})
+    assert memory.eq(1).all()
+    initialize(model, "zeros", rules={"c": None, "*": "zeros"})
+
+
 def test_a_failure_leaves_memory_shared():
     model = nn.Linear(20, 20).share_memory()
     with pytest.raises(RuntimeError, match="no more"):

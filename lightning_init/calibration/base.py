@@ -196,7 +196,7 @@ def _reason(
     if host not in order:
         return "never runs in this forward pass"
     if place.tied_to:
-        return f"made of {place.tied_to} too, a tie"
+        return f"shares {place.tied_to}"
     for name in place.also:
         other = modules[name.rpartition(".")[0]]
         if other in order and order[other][0] < order[host][0]:

@@ -188,7 +188,7 @@ def test_ties_are_understood_inside_a_wrapper_and_inside_computed_weights():
     net[1].parametrizations.weight.original1 = net[2].weight = net[0].weight
     report = Lsuv().calibrate_(nn.Sequential(nn.DataParallel(net)), [torch.randn(64, 8)])
     why = {one.parameter: one.why for one in report.layers}
-    assert why["0.1.weight"] == "kept: made of 0.0.weight too, a tie"
+    assert why["0.1.weight"] == "kept: shares 0.0.weight"
     assert why["0.0.weight"].startswith("output variance")
 
 
