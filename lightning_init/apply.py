@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_init.assignment import Assignment, Reading
 from lightning_init.nonlinearities import Nonlinearity
+from lightning_init.placement import restored_on_error
 from lightning_init.plan import FansFrom, Frozen, Plan, make_plan
 from lightning_init.report import Report
 from lightning_init.rules import InitializerLike, Rules
@@ -83,7 +83,7 @@ def apply_(plan: Plan) -> Report:
     _refuse_unwritable(writes)
     fallible = [assignment for assignment in writes if _may_fail(assignment)]
     certain = [assignment for assignment in writes if not _may_fail(assignment)]
-    with _undone_on_error(fallible):
+    with restored_on_error(assignment.place for assignment in fallible):
         drawn = {assignment.name: _write_(plan, assignment) for assignment in fallible}
     _each(lambda assignment: _write_(plan, assignment), certain)
     achieved = _each(_achieved_std, plan.assignments)
@@ -169,17 +169,6 @@ def _write_(plan: Plan, assignment: Assignment) -> float | None:
             f"finite of {initializer.label}; give it another initializer in rules"
         )
     return drawn
-
-
-@contextmanager
-def _undone_on_error(assignments: Sequence[Assignment]) -> Iterator[None]:
-    undo = [assignment.place.snapshot() for assignment in assignments]
-    try:
-        yield
-    except BaseException:
-        for restore in undo:
-            restore()
-        raise
 
 
 _Result = TypeVar("_Result")

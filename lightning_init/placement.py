@@ -7,7 +7,8 @@ and must be written through `right_inverse`; the older hook-based `weight_norm`,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -278,3 +279,15 @@ def _memory(parameter: nn.Parameter) -> object:
     if parameter.is_meta or parameter.numel() == 0:
         return id(parameter)
     return (parameter.device, parameter.data_ptr(), parameter.dtype, parameter.shape, parameter.stride())
+
+
+@contextmanager
+def restored_on_error(changed: Iterable[Place]) -> Iterator[None]:
+    """Put back what is there now if the body fails."""
+    undo = [place.snapshot() for place in changed]
+    try:
+        yield
+    except BaseException:
+        for restore in undo:
+            restore()
+        raise

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_init._names import clean
 from lightning_init._running import Call, as_it_was, call_of, naming_layers, refuse_unready
 from lightning_init.fans import Layout, layout
-from lightning_init.placement import Place, places
+from lightning_init.placement import Place, places, restored_on_error
 from lightning_init.plan import role_of
 from lightning_init.rules import InitializerLike
 
@@ -104,7 +104,7 @@ class Calibration(ABC):
         with as_it_was(model), torch.inference_mode(mode=False):
             torch.manual_seed(seed)
             units = _units(model, call, only)
-            with _restored_on_error([unit.place for unit in units] + [place for u in units for place in u.others]):
+            with restored_on_error([unit.place for unit in units] + [place for u in units for place in u.others]):
                 done = self.adjust(model, call, units, progress or (lambda *_: None))
         return Adjustments(str(self), tuple(done))
 
@@ -236,14 +236,3 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     finally:
         for handle in held:
             handle.remove()
-
-
-@contextmanager
-def _restored_on_error(changed: Sequence[Place]) -> Iterator[None]:
-    undo = [place.snapshot() for place in changed]
-    try:
-        yield
-    except BaseException:
-        for restore in undo:
-            restore()
-        raise

@@ -123,12 +123,8 @@ class Uniform(Initializer):
 
 
 @dataclass(frozen=True)
-class Normal(Initializer):
-    """Draw from N(mean, std^2), as `torch.nn.init.normal_`.
-
-    >>> Normal(std=0.02).target_std((3, 5), None)  # GPT-2's
-    0.02
-    """
+class _MeanAndStd(Initializer):
+    """`mean` and `std` are those of the values."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -141,6 +137,15 @@ class Normal(Initializer):
         """Return `std`."""
         del shape, fans
         return self.std
+
+
+@dataclass(frozen=True)
+class Normal(_MeanAndStd):
+    """Draw from N(mean, std^2), as `torch.nn.init.normal_`.
+
+    >>> Normal(std=0.02).target_std((3, 5), None)  # GPT-2's
+    0.02
+    """
 
     def fill_(self, block: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:
         """Draw every entry."""
@@ -190,7 +195,7 @@ class TruncNormal(Initializer):
 
 
 @dataclass(frozen=True)
-class TruncatedNormal(Initializer):
+class TruncatedNormal(_MeanAndStd):
     """Draw from a normal cut at two of its stds; `std` is the std *after* the cut, as in Keras's and JAX's scaling.
 
     The normal that is cut has `sigma = std / 0.87962566103423978`, and every value lies within `2 sigma` of `mean`.
@@ -200,18 +205,6 @@ class TruncatedNormal(Initializer):
     >>> TruncatedNormal(std=0.02).target_std((3, 5), None)
     0.02
     """
-
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        number(self, "mean")
-        number(self, "std", minimum=0)
-
-    def target_std(self, shape: Shape, fans: Fans | None) -> float:
-        """Return `std`."""
-        del shape, fans
-        return self.std
 
     def fill_(self, block: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:
         """Draw every entry."""
