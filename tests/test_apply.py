@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from lightning_init import initialize
-from lightning_init.apply import population_std
+from lightning_init.apply import apply_, population_std
 from lightning_init.fans import Block, Fans, Layout
 from lightning_init.initializers import Initializer, Normal, Pretrained, Zeros
+from lightning_init.plan import make_plan
 from lightning_init.rules import Rule
 
 OLD_NORMS = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
@@ -153,6 +154,34 @@ def test_the_padding_row_stays_zero_and_is_not_counted():
     report = initialize(model, "normal", seed=0)
     assert torch.equal(model.weight[4], torch.zeros(200))
     assert report.entries[0].achieved_std == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "orthogonal"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.ConvTranspose2d(16, 8, 4, stride=2, groups=2),
+        nn.Conv1d(8, 8, 3, groups=4),
+        nn.LSTM(6, 5, proj_size=2),
+        nn.MultiheadAttention(8, 2, kdim=3, vdim=5),
+        nn.MultiheadAttention(8, 2),
+        nn.Embedding(7, 4),
+        nn.Bilinear(3, 4, 5),
+    ],
+    ids=str,
+)
+def test_with_the_fans_of_torch_values_are_torchs_to_the_bit(name, module):
+    options = {"nonlinearity": "relu"} if name.startswith("kaiming") else {}
+    plan = make_plan(module, name, fans="torch", seed=3)
+    apply_(plan)
+    weights = [assignment for assignment in plan.assignments if type(assignment.initializer).__name__ != "Zeros"]
+    weights = [assignment for assignment in weights if assignment.place.parameter.ndim > 1]
+    assert weights
+    for assignment in weights:
+        theirs = torch.empty_like(assignment.place.parameter)
+        generator = plan.generator(assignment, theirs.device)
+        getattr(nn.init, f"{name}_")(theirs, generator=generator, **options)
+        assert torch.equal(assignment.place.parameter, theirs), assignment.name
 
 
 @pytest.mark.parametrize("row", [0, 2, -1])
