@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_init.assignment import Assignment, Reading
 from lightning_init.nonlinearities import Nonlinearity
-from lightning_init.placement import restored_on_error
+from lightning_init.placement import address, restored_on_error
 from lightning_init.plan import FansFrom, Frozen, Plan, make_plan
 from lightning_init.report import Report
 from lightning_init.rules import InitializerLike, Rules
@@ -91,22 +91,17 @@ def apply_(plan: Plan) -> Report:
 
 
 def _refuse_unwritable(writes: Sequence[Assignment]) -> None:
-    stored = [
-        (name, parameter)
-        for assignment in writes
-        for name, parameter in assignment.place.stored.items()
-        if not isinstance(parameter, DTensor)
-    ]
+    stored = [pair for assignment in writes for pair in assignment.place.stored.items()]
     for name, parameter in stored:
-        _refuse_memory(name, parameter)
+        if not isinstance(parameter, DTensor):
+            _refuse_memory(name, parameter)
     _refuse_overlap(stored)
 
 
 def _refuse_overlap(stored: Sequence[tuple[str, Tensor]]) -> None:
     """Raise ValueError if two parameters share a part of their memory: what one gets the other would lose."""
-    spans = sorted(
-        (str(p.device), p.data_ptr(), p.nbytes, name) for name, p in stored if p.is_contiguous() and p.nbytes
-    )
+    plain = [(name, p) for name, p in stored if address(p) and p.is_contiguous()]
+    spans = sorted((str(p.device), address(p), p.nbytes, name) for name, p in plain)
     for (device, start, size, name), (other_device, other_start, _, other) in pairwise(spans):
         if device == other_device and other_start < start + size:
             raise ValueError(f"{name} and {other} share a part of their memory; keep one of them with None in rules")

@@ -274,11 +274,24 @@ def places(model: nn.Module) -> list[Place]:
 
 def _memory(parameter: nn.Parameter) -> object:
     """Return what is equal for two parameters that are views of the same entries of memory."""
+    start = address(parameter)
+    if start == 0:
+        return id(parameter)
+    return (parameter.device, start, parameter.dtype, parameter.shape, parameter.stride())
+
+
+def address(parameter: Tensor) -> int:
+    """Return where the memory of `parameter` begins; 0 if it has none of its own (lazy, meta, sharded, sparse, fake).
+
+    >>> address(torch.empty(3, device="meta"))
+    0
+    """
     if is_lazy(parameter) or isinstance(parameter, DTensor) or parameter.layout != torch.strided:
-        return id(parameter)
-    if parameter.is_meta or parameter.numel() == 0:
-        return id(parameter)
-    return (parameter.device, parameter.data_ptr(), parameter.dtype, parameter.shape, parameter.stride())
+        return 0
+    try:
+        return parameter.data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0
 
 
 @contextmanager

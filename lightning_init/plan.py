@@ -170,7 +170,9 @@ class _Planner:
             elif place.frozen and self.frozen == "skip":
                 yield Assignment(place, None, None, "kept: frozen (requires_grad=False)")
             elif place.tied_to:
-                yield Assignment(place, None, None, f"kept: {place.name} shares {place.tied_to}, which is written")
+                yield Assignment(
+                    place, None, None, f"kept: {place.name} shares {place.tied_to}, and the first name wins"
+                )
             elif rule is not None:
                 yield self._by_rule(place, rule)
             else:

@@ -142,7 +142,7 @@ def test_a_weight_tied_to_a_part_of_another_is_written_once_under_the_first_name
     assert torch.equal(getattr(normed.parametrizations.weight, other), before)
     assert {entry.name: entry.why.split(";")[-1 if entry.name == "a.weight" else 0] for entry in report.entries} == {
         "a.weight": f" tied with b.parametrizations.weight.{part}",
-        f"b.parametrizations.weight.{other}": "kept: b.weight shares a.weight, which is written",
+        f"b.parametrizations.weight.{other}": "kept: b.weight shares a.weight, and the first name wins",
     }
 
 
@@ -153,7 +153,7 @@ def test_parameters_of_the_same_memory_are_written_once():
     initialize(alone := nn.ModuleDict({"a": nn.Linear(3, 3, bias=False)}), "normal", seed=0)
     assert torch.equal(model["b"].weight, alone["a"].weight)
     assert [entry.name for entry in report.entries] == ["a.weight", "b.weight"]
-    assert report.entries[1].why == "kept: b.weight shares a.weight, which is written"
+    assert report.entries[1].why == "kept: b.weight shares a.weight, and the first name wins"
 
 
 def test_a_part_of_a_computed_weight_that_comes_first_is_written_with_it():

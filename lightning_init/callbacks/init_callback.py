@@ -239,7 +239,7 @@ def _warn_of_trained_weights(pl_module: LightningModule, plan: Plan) -> None:
     """Warn where a layer is about to be initialized beside a batch normalization that has seen batches."""
     around = {a.place.module_name.rpartition(".")[0] for a in plan.assignments if a.initializer is not None}
     for path, module in pl_module.named_modules():
-        seen, name = getattr(module, "num_batches_tracked", None), clean(path)
+        seen, name = getattr(module, "num_batches_tracked", None), clean(path, pl_module)
         if isinstance(seen, Tensor) and not seen.is_meta and int(seen) and name.rpartition(".")[0] in around:
             rank_zero_warn(
                 f"InitCallback writes over weights that look trained: {name} beside them has seen {int(seen)} batches."
