@@ -19,7 +19,7 @@ from lightning_init.plan import FansFrom, Frozen, Plan, make_plan
 from lightning_init.report import Report
 from lightning_init.rules import InitializerLike, Rules
 
-_CHUNK = 1 << 20  # values reduced at a time: stays in cache, and sums of float32 stay exact enough
+_CHUNK = 1 << 18  # values reduced at a time: stays in cache, and sums of float32 stay exact enough
 
 
 def initialize(

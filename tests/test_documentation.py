@@ -14,7 +14,12 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglo
 
 @pytest.mark.parametrize("name", list(reports.MODELS))
 def test_the_reports_are_those_that_the_command_writes(name):
-    assert (reports.FOLDER / f"{name}.txt").read_text() == reports.report(name)
+    """Up to the last digit of an achieved std: that depends on how the CPU sums."""
+    shown, printed = ((reports.FOLDER / f"{name}.txt").read_text(), reports.report(name))
+    decimal = re.compile(r"\d+\.\d+")
+    assert decimal.sub("#", shown) == decimal.sub("#", printed)
+    numbers = [[float(one) for one in decimal.findall(text)] for text in (shown, printed)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
