@@ -16,10 +16,11 @@ from lightning_init.apply import apply_
 from lightning_init.callbacks import _marks
 from lightning_init.callbacks._settings import plain, plain_rule, record
 from lightning_init.callbacks._trainer import (
-    after_configure_model,
+    after_next,
     callbacks_of,
     on_meta,
     refuse_strategy,
+    renew_averages,
     whole_parameters,
     write_text,
 )
@@ -108,13 +109,17 @@ class InitCallback(Callback):
         self._add_monitor(trainer)
         if _marks.is_worker():
             self._recognize(pl_module)
-        self._unwrap = after_configure_model(pl_module, lambda: self._on_model_configured(trainer, pl_module))
+        self._unwrap = after_next(pl_module, "setup", lambda: self._on_model_set_up(trainer, pl_module))
+
+    def _on_model_set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._unwrap = after_next(pl_module, "configure_model", lambda: self._on_model_configured(trainer, pl_module))
 
     def _on_model_configured(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._waits = on_meta(pl_module) and trainer.strategy.restore_checkpoint_after_setup
         if not self._waits:
             with whole_parameters(trainer):
                 self._initialize(trainer, pl_module)
+            renew_averages(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Initialize what got its memory only now (no checkpoint is restored yet); write the report to TensorBoard."""
@@ -148,12 +153,12 @@ class InitCallback(Callback):
         }
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take back the wrapping of `configure_model` if it was never called."""
+        """Take back the wrapping of what was never called."""
         del trainer, pl_module, exception
         self._restore()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take back the wrapping of `configure_model` if it was never called; in a worker, remember the weights."""
+        """Take back the wrapping of what was never called; in a worker, remember the weights."""
         self._restore()
         if stage == "fit" and _marks.is_worker() and trainer.local_rank == 0:
             fingerprint = _marks.fingerprint(pl_module, self._early)

@@ -7,7 +7,13 @@ import warnings
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    EMAWeightAveraging,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lits import SEED, Lit, callback, expected, layers, loader, same, trainer, weights
 from torch import nn
 
@@ -153,9 +159,25 @@ def test_an_exception_anywhere_leaves_neither_wrapper_nor_hooks(tmp_path, where)
     monitor = SignalMonitor()
     with pytest.raises(SystemExit if where == "interrupt" else RuntimeError):
         trainer(tmp_path, callback(monitor=monitor)).fit(module, loader())
-    assert "configure_model" not in vars(module)
+    assert not {"setup", "configure_model"} & set(vars(module))
     assert count_hooks(module) == hooks
     assert same(weights(module), initial if where in ("setup", "configure_model") else expected())
+
+
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that overrides")
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("build", ["__init__", "setup", "configure_model"])
+def test_models_that_average_weights_start_from_the_initial_ones(tmp_path, build, first):
+    """They copy the module before it is initialized, and WeightAveraging calls an overridden configure_model itself."""
+    module, init = Lit(build), callback(rules={"net.2.bias": "zeros"})
+    average, swa = EMAWeightAveraging(update_starting_at_step=100), StochasticWeightAveraging(0.1, swa_epoch_start=2)
+    trainer(tmp_path, *((average, swa, init) if first else (init, average, swa))).fit(module, loader(), loader())
+    assert same(module.first, expected())
+    if build != "setup":  # WeightAveraging itself knows no layers that are built there
+        assert same(weights(average._average_model.module), expected())
+    assert not {"setup", "configure_model"} & (
+        vars(average._average_model.module).keys() | vars(swa._average_model).keys()
+    )
 
 
 def test_an_own_override_on_the_instance_comes_back(tmp_path):
