@@ -69,7 +69,9 @@ class Probe:
         wanted = wanted or Wanted()
         self._shards = shards or Whole()
         self.model = model
+        self._globs = layers
         self.layers: list[Layer] = find_layers(model, layers)
+        self._made_for = _content(self.layers)
         self._switch = Switch(model)
         self._transfers: dict[torch.device, Transfer] = {}
         self._handles: list[RemovableHandle] = []
@@ -137,6 +139,10 @@ class Probe:
         self.detach()
 
     # --- points
+
+    def describes(self, model: nn.Module) -> bool:
+        """Return whether `model` still consists of the layers and parameters that this probe was made for."""
+        return self.model is model and self._made_for == _content(find_layers(model, self._globs))
 
     @property
     def divided(self) -> bool:
@@ -255,6 +261,19 @@ class Probe:
         if device not in self._transfers:
             self._transfers[device] = Transfer(device)
         return self._transfers[device]
+
+
+def _content(layers: Sequence[Layer]) -> list[object]:
+    """Return what a probe takes for granted: the modules, and for each parameter its identity, device and dtype."""
+    return [
+        (
+            layer.name,
+            layer.module,
+            [(name, place.kind, *map(id, place.stored.values())) for name, place in layer.weights.items()],
+            [(id(parameter), parameter.device, parameter.dtype) for parameter in layer.parameters],
+        )
+        for layer in layers
+    ]
 
 
 def _is_direct(gauge: Gauge, place: Place) -> bool:
