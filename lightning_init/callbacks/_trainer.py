@@ -40,30 +40,37 @@ def write_text(trainer: Trainer, tag: str, markdown: str) -> None:
             logger.experiment.add_text(tag, markdown, 0)  # type: ignore[attr-defined]
 
 
-def refuse_strategy(trainer: Trainer) -> None:
-    """Raise NotImplementedError for strategies of which it is not known when and where they hold parameters."""
+def refuse_strategy(trainer: Trainer, who: str, instead: str) -> None:
+    """Raise NotImplementedError for strategies of which it is not known when and where they hold parameters.
+
+    Args:
+        trainer: whose strategy is asked about.
+        who: does not support it.
+        instead: what to do; goes on with "train with ...".
+    """
     strategy = trainer.strategy
     if not any(is_a(strategy, name) for name in _SUPPORTED) or any(is_a(strategy, name) for name in _REFUSED):
         raise NotImplementedError(
-            f"InitCallback does not support {type(strategy).__name__}, which may replace or partition the "
-            "parameters that it writes. Build the layers in LightningModule.__init__ and end it with "
-            f"lightning_init.initialize(self, ...), or train with one of {', '.join(_SUPPORTED)}"
+            f"{who} does not support {type(strategy).__name__}, which may replace or partition the parameters and "
+            f"their gradients. {instead} train with one of {', '.join(_SUPPORTED)}"
         )
 
 
 @contextmanager
-def whole_parameters(trainer: Trainer, *, writeback: bool = True) -> Iterator[None]:
+def whole_parameters(trainer: Trainer, *, lasting: bool = False) -> Iterator[None]:
     """Show the parameters that FSDP has flattened and sharded as they were.
 
     Args:
         trainer: whose strategy has wrapped the model.
-        writeback: what is written in them stays.
+        lasting: for looking only, and only where these parameters stay when they show slices again
+            (use_orig_params=True, of which FSDP has no public record).
     """
-    model = trainer.strategy.model
-    if model is None or not any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+    model = trainer.strategy.model or nn.Module()
+    wrapped = [module for module in model.modules() if isinstance(module, FullyShardedDataParallel)]
+    if not wrapped or (lasting and not all(module._use_orig_params for module in wrapped)):  # noqa: SLF001
         yield
         return
-    with FullyShardedDataParallel.summon_full_params(model, writeback=writeback):
+    with FullyShardedDataParallel.summon_full_params(model, writeback=not lasting):
         yield
 
 

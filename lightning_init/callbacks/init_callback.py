@@ -105,7 +105,11 @@ class InitCallback(Callback):
         if stage != "fit":
             return
         self._refuse_rivals(trainer)
-        refuse_strategy(trainer)
+        refuse_strategy(
+            trainer,
+            "InitCallback",
+            "Build the layers in LightningModule.__init__ and end it with lightning_init.initialize(self, ...), or",
+        )
         self._add_monitor(trainer)
         if _marks.is_worker():
             self._recognize(pl_module)
@@ -151,6 +155,11 @@ class InitCallback(Callback):
             "strict": self.strict,
             "fans": self.fans,
         }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what `validate`, `test` or `predict` has loaded: a later `fit` goes on training it."""
+        if trainer.state.fn != "fit":
+            _marks.mark_loaded(pl_module, checkpoint.get("state_dict", {}))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Take back the wrapping of what was never called."""
@@ -224,7 +233,8 @@ class InitCallback(Callback):
         if self.report is None and not _marks.is_worker() and any(True for _ in pl_module.parameters()):
             rank_zero_warn(
                 f"InitCallback leaves this {type(pl_module).__name__} as it is: the fit of another LightningModule has "
-                "initialized all its layers. Build new layers, or call lightning_init.initialize, to start over."
+                "initialized all its layers, or a checkpoint was loaded into them. Build new layers, or call "
+                "lightning_init.initialize, to start over."
             )
         else:
             rank_zero_info("InitCallback: the model was initialized before and is left as it is.")

@@ -216,6 +216,22 @@ def test_without_a_last_checkpoint_the_model_is_initialized(tmp_path):
     assert same(module.first, expected())
 
 
+@pytest.mark.parametrize("function", ["validate", "test", "predict"])
+def test_weights_that_an_evaluation_has_loaded_are_trained_further(tmp_path, function):
+    runner = trainer(tmp_path, callback())
+    runner.fit(Lit(), loader())
+    runner.save_checkpoint(tmp_path / "trained.ckpt")
+    module, runner = Lit(), trainer(tmp_path, callback())
+    getattr(runner, function)(module, loader(), ckpt_path=tmp_path / "trained.ckpt")
+    saved = weights(module)
+    module.late = nn.Linear(1, 1)
+    with torch.no_grad():
+        module.late.bias.fill_(1)
+    runner.fit(module, loader())
+    assert same({k: v for k, v in module.first.items() if k.startswith("net")}, saved)
+    assert module.first["late.bias"].item() == 0
+
+
 def test_a_model_loaded_from_a_checkpoint_is_protected_by_one_rule(tmp_path):
     """Nothing tells loaded weights from fresh ones (docs/lifecycle.md)."""
     runner = trainer(tmp_path, callback())
