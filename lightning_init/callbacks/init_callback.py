@@ -94,14 +94,17 @@ class InitCallback(Callback):
         self.strict = strict
         self.fans = fans
         self.monitor = SignalMonitor() if monitor is True else (monitor or None)
+        self._configured = isinstance(monitor, SignalMonitor)
         self.report: Report | None = None
         self._unwrap: Callable[[], None] | None = None
         self._waits = False  # for memory: the strategy materializes the parameters
+        self._saved = False  # in this run: what is loaded later is put back, by the batch-size finder
         self._early: dict[str, torch.dtype] = {}  # in a worker: the parameters that the main process has, too
         self._ledger = _marks.ledger()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Arrange for the initialization to follow `configure_model`; add the monitor to the Trainer."""
+        self._saved = False
         if stage != "fit":
             return
         self._refuse_rivals(trainer)
@@ -137,6 +140,7 @@ class InitCallback(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Record the settings in the checkpoint."""
         del trainer
+        self._saved = True
         record(checkpoint, "init_callback", self.settings(), pl_module)
 
     def settings(self) -> dict[str, object]:
@@ -158,7 +162,7 @@ class InitCallback(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what `validate`, `test` or `predict` has loaded: a later `fit` goes on training it."""
-        if trainer.state.fn != "fit":
+        if trainer.state.fn != "fit" and not self._saved:
             _marks.mark_loaded(pl_module, checkpoint.get("state_dict", {}))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -194,8 +198,15 @@ class InitCallback(Callback):
     def _add_monitor(self, trainer: Trainer) -> None:
         """Insert the monitor right behind this callback: Lightning then calls its hooks, `setup` included."""
         callbacks = callbacks_of(trainer)
-        if self.monitor is not None and not any(isinstance(callback, SignalMonitor) for callback in callbacks):
+        if self.monitor is None or self.monitor in callbacks:
+            return
+        if not any(isinstance(callback, SignalMonitor) for callback in callbacks):
             callbacks.insert(callbacks.index(self) + 1, self.monitor)
+        elif self._configured:
+            rank_zero_warn(
+                "InitCallback does not use the SignalMonitor of its argument monitor, since the Trainer has another one"
+                " among its callbacks; remove one of the two"
+            )
 
     def _initialize(self, trainer: Trainer, pl_module: LightningModule) -> None:
         fresh = _marks.fresh(pl_module)

@@ -285,6 +285,8 @@ def _reason(layer: Layer, tap: Tap) -> str:
     """Return why a layer was not called."""
     if tap.error is not None:
         return f"its output could not be read: {tap.error}"
+    if not tap.switch.model.training:
+        return "the model is in eval mode"
     if isinstance(layer.parent, nn.MultiheadAttention):
         return "MultiheadAttention uses its weights without calling it"
     if isinstance(layer.module, (nn.ParameterList, nn.ParameterDict)):

@@ -441,6 +441,15 @@ def test_a_second_fit_measures_what_the_module_has_become(tmp_path, change):
     assert ("activation_variance/net.4" in monitor.last[1]) == (change == "head")
 
 
+@pytest.mark.filterwarnings("ignore:Found 6 module.* in eval mode")
+def test_a_model_in_eval_mode_is_named_as_the_reason_for_silence(tmp_path, caplog):
+    monitor, model = SignalMonitor(), Lit(mlp()).eval()
+    with caplog.at_level("INFO"):
+        trainer_for(tmp_path, monitor, max_steps=1).fit(model, loader())
+    assert "net.0 (the model is in eval mode)" in caplog.text
+    assert "activation_variance/net.0" not in monitor.last[1]
+
+
 def test_resuming_continues_the_axis(tmp_path):
     first = trainer_for(tmp_path, SignalMonitor())
     first.fit(Lit(mlp()), loader())

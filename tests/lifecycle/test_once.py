@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
 )
+from lightning.pytorch.tuner import Tuner
 from lits import SEED, Lit, callback, expected, layers, loader, same, trainer, weights
 from torch import nn
 
@@ -124,6 +125,22 @@ def test_the_finders_leave_initial_weights_and_no_trace(tmp_path):
     assert count_hooks(module) == hooks
     assert runner.callbacks[-1].last[0] == runner.global_step - 1  # the finders' steps are no points
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("method", ["fit", "validate", "test", "predict"])
+def test_a_tuner_that_evaluates_does_not_count_as_loading_weights(tmp_path, method):
+    class Sized(Lit):
+        batch_size = 2
+
+        def train_dataloader(self):
+            return loader(batch_size=self.batch_size)
+
+        val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+    module, runner = Sized(), trainer(tmp_path, callback())
+    Tuner(runner).scale_batch_size(module, method=method, max_trials=2, steps_per_trial=1)
+    runner.fit(module.train())  # Lightning leaves it in eval mode
+    assert same(module.first, expected())
 
 
 def count_hooks(module):
