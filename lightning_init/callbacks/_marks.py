@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
+from lightning_init._names import join
 from lightning_init.placement import Place, places
 
 _MARK = "_lightning_init_done"
@@ -29,6 +30,19 @@ def mark(model: nn.Module) -> None:
     """Mark every module of `model` as initialized."""
     for module in model.modules():
         vars(module)[_MARK] = True
+
+
+def mark_loaded(model: nn.Module, state_dict: Collection[str]) -> None:
+    """Mark the modules of `model` all of whose own parameters are in `state_dict`.
+
+    >>> model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    >>> mark_loaded(model, {"0.weight", "0.bias", "1.bias"})
+    >>> sorted(fresh(model))
+    ['1.bias', '1.weight']
+    """
+    for path, module in model.named_modules():
+        if all(join(path, name) in state_dict for name, _ in module.named_parameters(recurse=False)):
+            vars(module)[_MARK] = True
 
 
 def fresh(model: nn.Module) -> set[str]:

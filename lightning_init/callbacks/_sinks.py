@@ -56,6 +56,8 @@ class Sinks:
         """Bring everything written to disk."""
         for writer in self._events:
             writer.flush()
+        for logger in self._others:
+            logger.save()
 
 
 def _prefix(logger: TensorBoardLogger) -> str:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 _SUPPORTED = ("SingleDeviceStrategy", "DDPStrategy", "FSDPStrategy", "ModelParallelStrategy")
 _REFUSED = ("DeepSpeedStrategy",)  # its stage 3 partitions the parameters as they are built
@@ -38,54 +40,80 @@ def write_text(trainer: Trainer, tag: str, markdown: str) -> None:
             logger.experiment.add_text(tag, markdown, 0)  # type: ignore[attr-defined]
 
 
-def refuse_strategy(trainer: Trainer) -> None:
-    """Raise NotImplementedError for strategies of which it is not known when and where they hold parameters."""
+def refuse_strategy(trainer: Trainer, who: str, instead: str) -> None:
+    """Raise NotImplementedError for strategies of which it is not known when and where they hold parameters.
+
+    Args:
+        trainer: whose strategy is asked about.
+        who: does not support it.
+        instead: what to do; goes on with "train with ...".
+    """
     strategy = trainer.strategy
     if not any(is_a(strategy, name) for name in _SUPPORTED) or any(is_a(strategy, name) for name in _REFUSED):
         raise NotImplementedError(
-            f"InitCallback does not support {type(strategy).__name__}, which may replace or partition the "
-            "parameters that it writes. Build the layers in LightningModule.__init__ and end it with "
-            f"lightning_init.initialize(self, ...), or train with one of {', '.join(_SUPPORTED)}"
+            f"{who} does not support {type(strategy).__name__}, which may replace or partition the parameters and "
+            f"their gradients. {instead} train with one of {', '.join(_SUPPORTED)}"
         )
 
 
 @contextmanager
-def whole_parameters(trainer: Trainer, *, writeback: bool = True) -> Iterator[None]:
+def whole_parameters(trainer: Trainer, *, lasting: bool = False) -> Iterator[None]:
     """Show the parameters that FSDP has flattened and sharded as they were.
 
     Args:
         trainer: whose strategy has wrapped the model.
-        writeback: what is written in them stays.
+        lasting: for looking only, and only where these parameters stay when they show slices again
+            (use_orig_params=True, of which FSDP has no public record).
     """
-    model = trainer.strategy.model
-    if model is None or not any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+    model = trainer.strategy.model or nn.Module()
+    wrapped = [module for module in model.modules() if isinstance(module, FullyShardedDataParallel)]
+    if not wrapped or (lasting and not all(module._use_orig_params for module in wrapped)):  # noqa: SLF001
         yield
         return
-    with FullyShardedDataParallel.summon_full_params(model, writeback=writeback):
+    with FullyShardedDataParallel.summon_full_params(model, writeback=not lasting):
         yield
 
 
-def after_configure_model(pl_module: LightningModule, action: Callable[[], None]) -> Callable[[], None]:
-    """Make `action` follow the next call of `configure_model`; return what takes that back.
+def after_next(pl_module: LightningModule, method: str, action: Callable[[], None]) -> Callable[[], None]:
+    """Make `action` follow the next call of `method`; return what takes that back.
 
-    Lightning has no hook between `configure_model` and the restoring of a checkpoint; it calls `configure_model`
-    exactly there, if it is overridden, so it is overridden on the instance for that one call.
+    Lightning has no hook between `configure_model` and the restoring of a checkpoint, but calls `configure_model`
+    exactly there, if it is overridden; so it is overridden on the instance, for one call. It calls `setup` before, and
+    only then may that be done: callbacks whose own `setup` comes later (WeightAveraging) look for an override, too.
     """
-    before = vars(pl_module).get("configure_model")
-    original = pl_module.configure_model
+    before = vars(pl_module).get(method)
+    original: Callable[..., None] = getattr(pl_module, method)
 
     def unwrap() -> None:
-        vars(pl_module).pop("configure_model", None)
+        vars(pl_module).pop(method, None)
         if before is not None:
-            vars(pl_module)["configure_model"] = before
+            vars(pl_module)[method] = before
 
-    def configure_model() -> None:
+    def once(*args: object, **kwargs: object) -> None:
         unwrap()
-        original()
+        original(*args, **kwargs)
         action()
 
-    vars(pl_module)["configure_model"] = configure_model
+    vars(pl_module)[method] = once
     return unwrap
+
+
+def renew_averages(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Copy the weights of the module to the averages that WeightAveraging and its like have made of it.
+
+    They copy the module in their own `setup`, and WeightAveraging validates and saves that copy until it first takes an
+    average. There is no public name for it.
+    """
+    weights = dict(pl_module.named_parameters())
+    for callback in callbacks_of(trainer):
+        average = getattr(callback, "_average_model", None)
+        if isinstance(average, nn.Module):
+            module = average.module if isinstance(average, AveragedModel) else average
+            vars(module).pop("setup", None)  # our override of the original's, copied with it
+            with torch.no_grad():
+                for name, parameter in module.named_parameters():
+                    if name in weights and weights[name].shape == parameter.shape:
+                        parameter.copy_(weights[name])
 
 
 def on_meta(model: nn.Module) -> bool:

@@ -16,10 +16,11 @@ from lightning_init.apply import apply_
 from lightning_init.callbacks import _marks
 from lightning_init.callbacks._settings import plain, plain_rule, record
 from lightning_init.callbacks._trainer import (
-    after_configure_model,
+    after_next,
     callbacks_of,
     on_meta,
     refuse_strategy,
+    renew_averages,
     whole_parameters,
     write_text,
 )
@@ -93,28 +94,39 @@ class InitCallback(Callback):
         self.strict = strict
         self.fans = fans
         self.monitor = SignalMonitor() if monitor is True else (monitor or None)
+        self._configured = isinstance(monitor, SignalMonitor)
         self.report: Report | None = None
         self._unwrap: Callable[[], None] | None = None
         self._waits = False  # for memory: the strategy materializes the parameters
+        self._saved = False  # in this run: what is loaded later is put back, by the batch-size finder
         self._early: dict[str, torch.dtype] = {}  # in a worker: the parameters that the main process has, too
         self._ledger = _marks.ledger()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Arrange for the initialization to follow `configure_model`; add the monitor to the Trainer."""
+        self._saved = False
         if stage != "fit":
             return
         self._refuse_rivals(trainer)
-        refuse_strategy(trainer)
+        refuse_strategy(
+            trainer,
+            "InitCallback",
+            "Build the layers in LightningModule.__init__ and end it with lightning_init.initialize(self, ...), or",
+        )
         self._add_monitor(trainer)
         if _marks.is_worker():
             self._recognize(pl_module)
-        self._unwrap = after_configure_model(pl_module, lambda: self._on_model_configured(trainer, pl_module))
+        self._unwrap = after_next(pl_module, "setup", lambda: self._on_model_set_up(trainer, pl_module))
+
+    def _on_model_set_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._unwrap = after_next(pl_module, "configure_model", lambda: self._on_model_configured(trainer, pl_module))
 
     def _on_model_configured(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._waits = on_meta(pl_module) and trainer.strategy.restore_checkpoint_after_setup
         if not self._waits:
             with whole_parameters(trainer):
                 self._initialize(trainer, pl_module)
+            renew_averages(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Initialize what got its memory only now (no checkpoint is restored yet); write the report to TensorBoard."""
@@ -128,6 +140,7 @@ class InitCallback(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Record the settings in the checkpoint."""
         del trainer
+        self._saved = True
         record(checkpoint, "init_callback", self.settings(), pl_module)
 
     def settings(self) -> dict[str, object]:
@@ -147,13 +160,18 @@ class InitCallback(Callback):
             "fans": self.fans,
         }
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what `validate`, `test` or `predict` has loaded: a later `fit` goes on training it."""
+        if trainer.state.fn != "fit" and not self._saved:
+            _marks.mark_loaded(pl_module, checkpoint.get("state_dict", {}))
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take back the wrapping of `configure_model` if it was never called."""
+        """Take back the wrapping of what was never called."""
         del trainer, pl_module, exception
         self._restore()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take back the wrapping of `configure_model` if it was never called; in a worker, remember the weights."""
+        """Take back the wrapping of what was never called; in a worker, remember the weights."""
         self._restore()
         if stage == "fit" and _marks.is_worker() and trainer.local_rank == 0:
             fingerprint = _marks.fingerprint(pl_module, self._early)
@@ -180,8 +198,15 @@ class InitCallback(Callback):
     def _add_monitor(self, trainer: Trainer) -> None:
         """Insert the monitor right behind this callback: Lightning then calls its hooks, `setup` included."""
         callbacks = callbacks_of(trainer)
-        if self.monitor is not None and not any(isinstance(callback, SignalMonitor) for callback in callbacks):
+        if self.monitor is None or self.monitor in callbacks:
+            return
+        if not any(isinstance(callback, SignalMonitor) for callback in callbacks):
             callbacks.insert(callbacks.index(self) + 1, self.monitor)
+        elif self._configured:
+            rank_zero_warn(
+                "InitCallback does not use the SignalMonitor of its argument monitor, since the Trainer has another one"
+                " among its callbacks; remove one of the two"
+            )
 
     def _initialize(self, trainer: Trainer, pl_module: LightningModule) -> None:
         fresh = _marks.fresh(pl_module)
@@ -219,7 +244,8 @@ class InitCallback(Callback):
         if self.report is None and not _marks.is_worker() and any(True for _ in pl_module.parameters()):
             rank_zero_warn(
                 f"InitCallback leaves this {type(pl_module).__name__} as it is: the fit of another LightningModule has "
-                "initialized all its layers. Build new layers, or call lightning_init.initialize, to start over."
+                "initialized all its layers, or a checkpoint was loaded into them. Build new layers, or call "
+                "lightning_init.initialize, to start over."
             )
         else:
             rank_zero_info("InitCallback: the model was initialized before and is left as it is.")

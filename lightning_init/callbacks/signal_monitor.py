@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_init.callbacks._sinks import Sinks
-from lightning_init.callbacks._trainer import whole_parameters
+from lightning_init.callbacks._trainer import refuse_strategy, whole_parameters
 from lightning_init.signals.alerts import Alert, AlertError, Watch
 from lightning_init.signals.cadence import Cadence, Every, as_cadence
 from lightning_init.signals.catalogue import Wanted
@@ -48,6 +48,7 @@ class SignalMonitor(Callback):
 
     Raises:
         TypeError, ValueError: naming the argument, at construction; where layers are concerned, when `fit` starts.
+        NotImplementedError: when `fit` starts, for a strategy that is not supported (DeepSpeed).
 
     >>> SignalMonitor(every_n_steps=0)
     Traceback (most recent call last):
@@ -118,14 +119,20 @@ class SignalMonitor(Callback):
 
     # --- life: hooks exist from the start of fit to its end
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse strategies that keep gradients where nobody can read them."""
+        del pl_module
+        if stage == "fit":
+            refuse_strategy(trainer, "SignalMonitor", "Train without it, or")
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the hooks: every layer exists now, and nothing has been traced yet."""
         if trainer.barebones:
             rank_zero_warn("SignalMonitor logs nothing: Trainer(barebones=True) asks for no logging at all.")
             return
-        if self._probe is None or self._probe.model is not pl_module or self._probe.divided:
+        if self._probe is None or self._probe.divided or not self._probe.describes(pl_module):
             shards = make_shards(trainer.strategy.model or pl_module)
-            with whole_parameters(trainer, writeback=False):  # FSDP shows slices, which do not tell what is a weight
+            with whole_parameters(trainer, lasting=True):  # FSDP shows slices, which do not tell what is a weight
                 self._probe = Probe(pl_module, self.wanted, self.layers, shards)
                 self._watch = Watch(self._probe.layers) if self.on_alert else None
             self._inspected = self._told = False

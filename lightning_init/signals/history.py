@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-PREFIXES = ("weight_", "activation_", "gradient_", "update_")
+PREFIXES = ("weight_", "activation_", "gradient_", "update_", "step_skipped")
 
 
 def read_history(directory: str | Path) -> dict[str, dict[int, float]]:

@@ -69,7 +69,9 @@ class Probe:
         wanted = wanted or Wanted()
         self._shards = shards or Whole()
         self.model = model
+        self._globs = layers
         self.layers: list[Layer] = find_layers(model, layers)
+        self._made_for = _content(self.layers)
         self._switch = Switch(model)
         self._transfers: dict[torch.device, Transfer] = {}
         self._handles: list[RemovableHandle] = []
@@ -137,6 +139,10 @@ class Probe:
         self.detach()
 
     # --- points
+
+    def describes(self, model: nn.Module) -> bool:
+        """Return whether `model` still consists of the layers and parameters that this probe was made for."""
+        return self.model is model and self._made_for == _content(find_layers(model, self._globs))
 
     @property
     def divided(self) -> bool:
@@ -257,6 +263,19 @@ class Probe:
         return self._transfers[device]
 
 
+def _content(layers: Sequence[Layer]) -> list[object]:
+    """Return what a probe takes for granted: the modules, and for each parameter its identity, device and dtype."""
+    return [
+        (
+            layer.name,
+            layer.module,
+            [(name, place.kind, *map(id, place.stored.values())) for name, place in layer.weights.items()],
+            [(id(parameter), parameter.device, parameter.dtype) for parameter in layer.parameters],
+        )
+        for layer in layers
+    ]
+
+
 def _is_direct(gauge: Gauge, place: Place) -> bool:
     """Return whether the weight is a parameter whose moments can be had at once."""
     return gauge.lean and place.kind == "direct" and place.parameter.is_cpu
@@ -266,6 +285,8 @@ def _reason(layer: Layer, tap: Tap) -> str:
     """Return why a layer was not called."""
     if tap.error is not None:
         return f"its output could not be read: {tap.error}"
+    if not tap.switch.model.training:
+        return "the model is in eval mode"
     if isinstance(layer.parent, nn.MultiheadAttention):
         return "MultiheadAttention uses its weights without calling it"
     if isinstance(layer.module, (nn.ParameterList, nn.ParameterDict)):

@@ -268,6 +268,8 @@ def test_the_monitor_is_added_once_and_only_if_asked(trainer):
     runner = trainer(InitCallback("normal"), own)
     runner.fit(Lit(), loader())
     assert [c for c in runner.callbacks if isinstance(c, SignalMonitor)] == [own]
+    with pytest.warns(UserWarning, match="does not use the SignalMonitor of its argument monitor"):
+        trainer(InitCallback("normal", monitor=SignalMonitor()), own).fit(Lit(), loader())
 
 
 def test_the_report_is_in_tensorboards_text_tab(trainer, tmp_path):

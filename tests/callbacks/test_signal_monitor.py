@@ -322,11 +322,13 @@ def test_steps_that_amp_skips_are_marked(tmp_path):
     plugin = MixedPrecision(
         "16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-40)
     )
-    logged, _ = fit(tmp_path, Lit(mlp()), precision=None, plugins=[plugin])
+    monitor = SignalMonitor()
+    logged, _ = fit(tmp_path, Lit(mlp()), monitor, precision=None, plugins=[plugin])
     skipped = [step for step, norm in logged["gradient_norm_total"].items() if not np.isfinite(norm)]
     weights = logged["weight_variance/net.0"]
     assert skipped
     assert logged["step_skipped"] == dict.fromkeys(skipped, 1.0)
+    assert monitor.history()["step_skipped"] == logged["step_skipped"]
     for step in range(BATCHES - 1):
         assert (weights[step] == weights[step + 1]) == (step in skipped)
 
@@ -419,6 +421,33 @@ def test_a_second_fit_goes_on_where_the_first_ended(tmp_path):
     trainer.fit_loop.max_epochs = 2
     trainer.fit(model, loader())
     assert set(events(trainer.logger)["gradient_norm_total"]) == set(range(2 * BATCHES))
+
+
+@pytest.mark.parametrize("change", ["head", "weight_norm"])
+def test_a_second_fit_measures_what_the_module_has_become(tmp_path, change):
+    class Looks(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            self.seen = float(var(pl_module.net[3].weight))
+
+    model, monitor, looks = Lit(mlp()), SignalMonitor(), Looks()
+    trainer_for(tmp_path, monitor).fit(model, loader())
+    if change == "head":
+        model.net[3] = nn.Linear(8, 5)
+        model.net.append(nn.Tanh())
+    else:
+        nn.utils.parametrizations.weight_norm(model.net[3])
+    trainer_for(tmp_path, monitor, looks).fit(model, loader())
+    assert monitor.last[1]["weight_variance/net.3"] == pytest.approx(looks.seen, rel=1e-5)
+    assert ("activation_variance/net.4" in monitor.last[1]) == (change == "head")
+
+
+@pytest.mark.filterwarnings("ignore:Found 6 module.* in eval mode")
+def test_a_model_in_eval_mode_is_named_as_the_reason_for_silence(tmp_path, caplog):
+    monitor, model = SignalMonitor(), Lit(mlp()).eval()
+    with caplog.at_level("INFO"):
+        trainer_for(tmp_path, monitor, max_steps=1).fit(model, loader())
+    assert "net.0 (the model is in eval mode)" in caplog.text
+    assert "activation_variance/net.0" not in monitor.last[1]
 
 
 def test_resuming_continues_the_axis(tmp_path):

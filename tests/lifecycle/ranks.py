@@ -214,6 +214,7 @@ CASES = {
     "model_parallel resume": lambda root: resume(root, lambda: Sharded(meta=True), fsdp2),
     "ddp norms": lambda root: norms(root, Lit(), "ddp"),
     "fsdp norms": lambda root: norms(root, Flat("setup"), CPUFSDP(use_orig_params=True)),
+    "fsdp flat norms": lambda root: norms(root, Flat("setup"), CPUFSDP(use_orig_params=False)),
     "model_parallel norms": lambda root: norms(root, Sharded(), fsdp2()),
     "tensor_parallel norms": lambda root: norms(
         root, Sharded(tensor_parallel=True), ModelParallelStrategy(1, 2), batches=1

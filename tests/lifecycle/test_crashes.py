@@ -3,11 +3,12 @@
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lits import Lit, callback, expected, loader, same, trainer
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -92,3 +93,16 @@ def test_what_was_logged_survives_and_resuming_continues(tmp_path, unbroken, end
     resumed = points(files(tmp_path) - before)
     assert [step for step, _ in resumed] == list(range(SAVED, 10))
     assert resumed[0] == unbroken[SAVED]
+
+
+def test_a_checkpoint_also_brings_to_disk_what_a_csv_logger_collects(tmp_path):
+    class Looks(Lit):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == SAVED:
+                self.seen = len(Path(logger.log_dir, "metrics.csv").read_text().splitlines()) - 1
+            return super().training_step(batch, batch_idx)
+
+    logger, module = CSVLogger(tmp_path), Looks()
+    saver = ModelCheckpoint(tmp_path / "saved", every_n_train_steps=SAVED)
+    trainer(tmp_path, SignalMonitor(), saver, logger=logger, enable_checkpointing=True).fit(module, loader(6))
+    assert module.seen == SAVED

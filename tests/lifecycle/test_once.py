@@ -7,7 +7,14 @@ import warnings
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    EMAWeightAveraging,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.tuner import Tuner
 from lits import SEED, Lit, callback, expected, layers, loader, same, trainer, weights
 from torch import nn
 
@@ -120,6 +127,22 @@ def test_the_finders_leave_initial_weights_and_no_trace(tmp_path):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+@pytest.mark.parametrize("method", ["fit", "validate", "test", "predict"])
+def test_a_tuner_that_evaluates_does_not_count_as_loading_weights(tmp_path, method):
+    class Sized(Lit):
+        batch_size = 2
+
+        def train_dataloader(self):
+            return loader(batch_size=self.batch_size)
+
+        val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+    module, runner = Sized(), trainer(tmp_path, callback())
+    Tuner(runner).scale_batch_size(module, method=method, max_trials=2, steps_per_trial=1)
+    runner.fit(module.train())  # Lightning leaves it in eval mode
+    assert same(module.first, expected())
+
+
 def count_hooks(module):
     return sum(
         len(hooks) for m in module.modules() for k, hooks in vars(m).items() if k.endswith("_hooks") and len(hooks)
@@ -153,9 +176,25 @@ def test_an_exception_anywhere_leaves_neither_wrapper_nor_hooks(tmp_path, where)
     monitor = SignalMonitor()
     with pytest.raises(SystemExit if where == "interrupt" else RuntimeError):
         trainer(tmp_path, callback(monitor=monitor)).fit(module, loader())
-    assert "configure_model" not in vars(module)
+    assert not {"setup", "configure_model"} & set(vars(module))
     assert count_hooks(module) == hooks
     assert same(weights(module), initial if where in ("setup", "configure_model") else expected())
+
+
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that overrides")
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("build", ["__init__", "setup", "configure_model"])
+def test_models_that_average_weights_start_from_the_initial_ones(tmp_path, build, first):
+    """They copy the module before it is initialized, and WeightAveraging calls an overridden configure_model itself."""
+    module, init = Lit(build), callback(rules={"net.2.bias": "zeros"})
+    average, swa = EMAWeightAveraging(update_starting_at_step=100), StochasticWeightAveraging(0.1, swa_epoch_start=2)
+    trainer(tmp_path, *((average, swa, init) if first else (init, average, swa))).fit(module, loader(), loader())
+    assert same(module.first, expected())
+    if build != "setup":  # WeightAveraging itself knows no layers that are built there
+        assert same(weights(average._average_model.module), expected())
+    assert not {"setup", "configure_model"} & (
+        vars(average._average_model.module).keys() | vars(swa._average_model).keys()
+    )
 
 
 def test_an_own_override_on_the_instance_comes_back(tmp_path):
@@ -192,6 +231,22 @@ def test_without_a_last_checkpoint_the_model_is_initialized(tmp_path):
     with pytest.warns(UserWarning, match="no last checkpoint available"):
         trainer(tmp_path, callback(), saver, enable_checkpointing=True).fit(module, loader(), ckpt_path="last")
     assert same(module.first, expected())
+
+
+@pytest.mark.parametrize("function", ["validate", "test", "predict"])
+def test_weights_that_an_evaluation_has_loaded_are_trained_further(tmp_path, function):
+    runner = trainer(tmp_path, callback())
+    runner.fit(Lit(), loader())
+    runner.save_checkpoint(tmp_path / "trained.ckpt")
+    module, runner = Lit(), trainer(tmp_path, callback())
+    getattr(runner, function)(module, loader(), ckpt_path=tmp_path / "trained.ckpt")
+    saved = weights(module)
+    module.late = nn.Linear(1, 1)
+    with torch.no_grad():
+        module.late.bias.fill_(1)
+    runner.fit(module, loader())
+    assert same({k: v for k, v in module.first.items() if k.startswith("net")}, saved)
+    assert module.first["late.bias"].item() == 0
 
 
 def test_a_model_loaded_from_a_checkpoint_is_protected_by_one_rule(tmp_path):

@@ -164,12 +164,20 @@ def test_compiled_modules_get_the_same_values(tmp_path, whole):
     assert same({name.replace("_orig_mod.", ""): value for name, value in module.first.items()}, expected())
 
 
-def test_unsupported_strategies_are_refused_by_name(tmp_path):
-    runner, module = trainer(tmp_path, callback()), Lit()
+@pytest.mark.parametrize(
+    ("refuses", "advice"),
+    [
+        (callback(), r"end it with lightning_init.initialize\(self"),
+        (SignalMonitor(), "Train without it, or train with"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_unsupported_strategies_are_refused_by_name(tmp_path, refuses, advice):
+    runner, module = trainer(tmp_path, refuses), Lit()
     initial = weights(module)
     # DeepSpeed is not installed here, so the strategy cannot be made in the regular way.
     runner._accelerator_connector.strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)
-    with pytest.raises(NotImplementedError, match=r"DeepSpeedStrategy.*end it with lightning_init.initialize\(self"):
+    with pytest.raises(NotImplementedError, match=f"DeepSpeedStrategy.*{advice}"):
         runner.callbacks[0].setup(runner, module, "fit")
     assert same(weights(module), initial)
     assert "configure_model" not in vars(module)

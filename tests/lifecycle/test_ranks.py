@@ -133,3 +133,12 @@ def test_signals_of_divided_parameters_are_those_of_the_whole_model(ranks, tmp_p
     for tag, value in alone.last[1].items():
         if not tag.startswith("activation"):
             assert values[tag] == one["point"][1][tag] == pytest.approx(value, rel=1e-4, abs=1e-7), tag
+
+
+def test_a_flat_parameter_is_shown_as_one_weight(ranks):
+    zero, one = ranks("fsdp flat norms")
+    values, of_slices = zero["point"][1], ranks("fsdp norms")[0]["point"][1]
+    assert values["gradient_norm_total"] == pytest.approx(of_slices["gradient_norm_total"], rel=1e-4)
+    assert values["gradient_norm/Flat"] == values["gradient_norm_total"] == one["point"][1]["gradient_norm_total"]
+    flat = torch.cat([value.flatten() for value in expected().values()])
+    assert values["weight_variance/_flat_param"] == pytest.approx(float(flat.var(correction=0)), rel=0.02)  # padded
