@@ -82,7 +82,9 @@ class Gauge:
         self._unit_dim = unit_dim
         self._alive: Tensor | None = None  # for each unit, whether it was ever not zero
         self._state: Tensor | None = None  # what compiled graphs write to
-        self._traced = False
+        self.traced = False  # whether compiled graphs write to it
+        self.changes: bool | None = None  # whether what it is shown changes soon after; None while unknown (`Staging`)
+        self._spoilt = False
 
     def add(self, values: Tensor) -> None:
         """Pool `values` with what came before."""
@@ -97,6 +99,10 @@ class Gauge:
         """Pool the moments of some values with what came before."""
         self._moments = moments if self._moments is None else fast.merged(self._moments, moments)
 
+    def spoil(self) -> None:
+        """Give nothing for this point: some of its values were lost."""
+        self._spoilt = True
+
     def prepare(self, device: torch.device) -> None:
         """Make room on `device` for what compiled graphs will pool."""
         if self._state is not None and self._state.device == device:
@@ -109,29 +115,32 @@ class Gauge:
         if self._state is not None and values.numel():
             part = summarize(values, self._bounds, only_moments=self.lean).to(self._state)
             self._state.copy_(torch.stack(merge(self._state.unbind(), part.unbind(), torch.minimum, torch.maximum)))
-            self._traced = True
+            self.traced = True
 
     def collect(self) -> None:
         """Take over what compiled graphs pooled."""
-        if self._traced and self._state is not None:
+        if self.traced and self._state is not None:
             self._send(self._state)
             self.discard()
 
     def discard(self) -> None:
         """Forget what compiled graphs pooled since the last `collect`."""
-        if self._traced and self._state is not None:
+        if self.traced and self._state is not None:
             self._state.copy_(torch.tensor(Summary()))
 
     def take(self) -> Taken | None:
         """Return what was pooled and forget it; None if there was nothing."""
-        self.collect()
-        if self._moments is None and not self._summaries:
-            return None
-        taken = Taken(self._moments, self._summaries, self._take_dead())
-        self._moments = None
-        if self._summaries:
+        if self.traced:
+            self.collect()
+        moments, summaries, self._moments = self._moments, self._summaries, None
+        if summaries:
             self._summaries = []
-        return taken
+        elif moments is None:
+            return None
+        if self._spoilt:
+            self._spoilt = False
+            return None
+        return Taken(moments, summaries, self._take_dead())
 
     def values(self, taken: Taken) -> Iterator[tuple[str, float]]:
         """Yield tag and value; nothing if all that was pooled was empty."""

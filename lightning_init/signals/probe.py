@@ -106,7 +106,7 @@ class Probe:
             for name, place in self._readable
             if wanted.updates
         ]
-        self._weighed = False
+        self._weighed: bool | None = None  # whether the weights of the open point were measured; None without a point
         self.steps = 0
         self.samples: dict[str, Tensor] | None = None
         self.silent: dict[str, str] = {}
@@ -154,7 +154,8 @@ class Probe:
         Args:
             histograms: take samples as well.
         """
-        self._take()
+        if self._weighed is not None:  # a point was left open
+            self._take()
         self._weighed, self.steps = False, 0
         self.samples = self._switch.samples = {} if histograms else None
         self.resume()
@@ -163,12 +164,14 @@ class Probe:
         """Stop counting forwards, until `resume`."""
         self._switch.on = False
         for _, tap in self._taps:
-            tap.gauge.collect()
+            if tap.gauge.traced:
+                tap.gauge.collect()
 
     def resume(self) -> None:
         """Count forwards again."""
         for _, tap in self._taps:
-            tap.gauge.discard()
+            if tap.gauge.traced:
+                tap.gauge.discard()
         self._switch.on = True
 
     def before_update(self, parameters: Collection[nn.Parameter] | None = None, scale: Tensor | None = None) -> None:
@@ -199,6 +202,7 @@ class Probe:
             if self.steps:
                 update.after()
         reading = self._take()
+        self._weighed = None
         for transfer in self._transfers.values():
             transfer.start()
         return reading
@@ -229,7 +233,7 @@ class Probe:
                 samples[f"gradient_histogram/{layer.name}"] = torch.cat(parts)
 
     def _take(self) -> Reading:
-        self._switch.staging.flush()
+        self._switch.staging.finish()
         activations = [(layer, tap, tap.gauge.take()) for layer, tap in self._taps]
         self.silent = {layer.name: _reason(layer, tap) for layer, tap, taken in activations if taken is None}
         gradients = [Gauged(gauge, gauge.take()) for gauge, _ in self._gradients]

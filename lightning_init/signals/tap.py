@@ -14,7 +14,7 @@ _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 (no public way to 
 
 
 class Switch:
-    """What all taps of a probe share: whether forwards count at the moment, and where small outputs are put.
+    """What all taps of a probe share: whether forwards count at the moment, and where outputs are set aside.
 
     Args:
         model: forwards do not count while it is in eval mode.
@@ -38,27 +38,29 @@ class Tap:
         switch: turns all taps on and off.
     """
 
-    __slots__ = ("error", "gauge", "name", "switch")
+    __slots__ = ("error", "gauge", "lean", "name", "switch")
 
     def __init__(self, name: str, gauge: Gauge, switch: Switch) -> None:
         self.name = name
         self.gauge = gauge
+        self.lean = gauge.lean
         self.switch = switch
         self.error: Exception | None = None
 
     def __call__(self, module: nn.Module, args: object, output: object) -> None:
-        """Measure `output` now: an in-place operation may change it as soon as the hook returns."""
+        """Measure `output` now, as an in-place operation may change it as soon as the hook returns, or set it aside."""
         del module, args
+        switch = self.switch
         if compiler.is_compiling():
             self._trace(output)
-        elif self.switch.on and self.switch.model.training and _graph_task() == -1:
+        elif switch.on and _graph_task() == -1 and self.error is None and switch.model.training:
             values = output if type(output) is Tensor else first_tensor(output)
-            if values is not None and self.error is None:
+            if values is not None:
                 try:
-                    if not self.gauge.lean or not self.switch.staging.put(values, self.gauge):
+                    if not self.lean or not switch.staging.put(values, self.gauge):
                         self.gauge.add(values)
-                    if self.switch.samples is not None:
-                        self._sample(values, self.switch.samples)
+                    if switch.samples is not None:
+                        self._sample(values, switch.samples)
                 except (RuntimeError, TypeError, NotImplementedError) as error:  # e.g. a tensor inside torch.vmap
                     self.error = error
 
