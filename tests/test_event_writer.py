@@ -3,6 +3,7 @@
 import math
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,10 +136,8 @@ def test_the_file_is_the_loggers_own(tmp_path):
 class Queue:
     """What `Outbox` uses of tensorboard's `_AsyncWriter`."""
 
-    class _writer:
-        write = _writer = None
-
     def __init__(self):
+        self._writer = SimpleNamespace(write=None, _writer=None)
         self.items = []
 
     def write(self, data):

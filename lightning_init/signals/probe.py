@@ -15,17 +15,16 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
 from lightning_init.placement import Place
-from lightning_init.signals import fast
 from lightning_init.signals.catalogue import Wanted
 from lightning_init.signals.gauge import Gauge
 from lightning_init.signals.gradients import GradientNorms
 from lightning_init.signals.layers import Layer, find_layers
 from lightning_init.signals.outputs import bounds_of, unit_dim
 from lightning_init.signals.reading import Gauged, Reading
+from lightning_init.signals.resident import Resident
 from lightning_init.signals.samples import sample
 from lightning_init.signals.shards import Shards, Whole
 from lightning_init.signals.tap import Switch, Tap
-from lightning_init.signals.together import Together
 from lightning_init.signals.transfer import Transfer
 from lightning_init.signals.updates import Update
 
@@ -82,9 +81,16 @@ class Probe:
         self._weights = [
             (self._gauge("weight", name, wanted.weights), place) for name, place in self._readable if wanted.weights
         ]
-        self._direct = [(gauge, place) for gauge, place in self._weights if _is_direct(gauge, place)]
-        self._computed = [(gauge, place) for gauge, place in self._weights if not _is_direct(gauge, place)]
-        self._reduce = Together(self._read(self._direct), fast.block_moments, fast.moments)
+        self._direct: list[Gauge] = []
+        self._computed: list[tuple[Gauge, Place]] = []
+        parameters: list[nn.Parameter] = []
+        for gauge, place in self._weights:
+            if gauge.lean and place.kind == "direct" and place.parameter.is_cpu and not self._shards.divided:
+                self._direct.append(gauge)
+                parameters.append(place.parameter)
+            else:
+                self._computed.append((gauge, place))
+        self._resident = Resident(parameters)
         self._taps = [
             (layer, Tap(layer.name, self._activation_gauge(layer, wanted.activations), self._switch))
             for layer in self.layers
@@ -211,9 +217,8 @@ class Probe:
         if self._weighed:
             return
         self._weighed = True
-        for (gauge, _), moments in zip(self._direct, self._reduce(self._read(self._direct)), strict=True):
-            if moments is not None:
-                gauge.pool(moments)
+        for gauge, moments in zip(self._direct, self._resident.moments(), strict=True):
+            gauge.pool(moments)
         for gauge, place in self._computed:
             gauge.add(self._shards.read(place))
         for update in self._updates:
@@ -221,9 +226,6 @@ class Probe:
         if self.samples is not None:
             for name, place in self._readable:
                 self.samples[f"weight_histogram/{name}"] = sample(self._shards.read(place))
-
-    def _read(self, weights: Sequence[tuple[Gauge, Place]]) -> list[Tensor]:
-        return [self._shards.read(place) for _, place in weights]
 
     def _sample_gradients(self, samples: dict[str, Tensor]) -> None:
         for layer in self.layers:
@@ -259,11 +261,6 @@ class Probe:
         if device not in self._transfers:
             self._transfers[device] = Transfer(device)
         return self._transfers[device]
-
-
-def _is_direct(gauge: Gauge, place: Place) -> bool:
-    """Return whether the weight is a parameter whose moments can be had at once."""
-    return gauge.lean and place.kind == "direct" and place.parameter.is_cpu
 
 
 def _reason(layer: Layer, tap: Tap) -> str:
