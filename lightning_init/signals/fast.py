@@ -72,16 +72,22 @@ def energies_of_each(tensors: Sequence[Tensor]) -> list[float]:
     >>> energies_of_each([torch.tensor([0.0, 1.0]), torch.tensor([[2.0**-100]])]) == [1.0, 2.0**-200]
     True
     """
-    found = [-1.0] * len(tensors)
-    small = [
-        number
-        for number, tensor in enumerate(tensors)
-        if tensor.dtype is torch.float32 and 0 < tensor.numel() <= _PIECE and tensor.layout is torch.strided
-    ]
-    if small:
-        norms = torch.stack(torch._foreach_norm([tensors[number] for number in small])).tolist()  # noqa: SLF001
-        for number, norm in zip(small, norms, strict=True):
-            found[number] = norm * norm
+    found: list[float] = []
+    pieces: list[tuple[int, Tensor]] = []
+    for number, tensor in enumerate(tensors):
+        if tensor.dtype is not torch.float32 or tensor.layout is not torch.strided:
+            found.append(energy(tensor))
+        elif tensor.numel() <= _CHUNK:
+            array = tensor.detach().numpy()
+            found.append(float(np.vdot(array, array)))
+        else:
+            found.append(0.0)
+            pieces += [(number, piece) for piece in _pieces(flattened(tensor))]
+    if pieces:
+        for (number, _), one in zip(
+            pieces, torch.stack([piece.dot(piece) for _, piece in pieces]).tolist(), strict=True
+        ):
+            found[number] += one
     return [one if _TINY < one < _HUGE else energy(tensor) for one, tensor in zip(found, tensors, strict=True)]
 
 
@@ -92,10 +98,7 @@ def energy(values: Tensor) -> float:
     25.0
     """
     flat = flattened(torch.view_as_real(values.detach().resolve_conj()) if values.is_complex() else values)
-    if flat.size <= _CHUNK:
-        total = float(np.vdot(flat, flat))
-    else:
-        total = sum(torch.dot(piece, piece).item() for piece in _pieces(flat))
+    total = _sums(flat)[0]
     if _TINY < total < _HUGE:
         return total
     with np.errstate(all="ignore"):
@@ -131,7 +134,7 @@ def _sums(flat: Array) -> tuple[float, float]:
 
 def _pieces(flat: Array) -> Sequence[Tensor]:
     vector = torch.from_numpy(flat)
-    return (vector,) if flat.size <= _PIECE else vector.split(_PIECE)
+    return (vector,) if flat.size <= _PIECE else torch.split(vector, _PIECE)
 
 
 def _exact(flat: Array) -> Moments:

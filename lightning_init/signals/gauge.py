@@ -7,7 +7,7 @@ into memory that exists, but must not depend on how often it ran.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -57,7 +57,7 @@ class Gauge:
     >>> gauge = Gauge({"activation_variance/0": "variance", "activation_max/0": "max"})
     >>> gauge.add(torch.tensor([1.0, 2.0]))
     >>> gauge.add(torch.tensor([6.0]))
-    >>> dict(gauge.values(gauge.take()))
+    >>> gauge.values(gauge.take())
     {'activation_variance/0': 4.666666666666667, 'activation_max/0': 6.0}
     """
 
@@ -83,8 +83,6 @@ class Gauge:
         self._alive: Tensor | None = None  # for each unit, whether it was ever not zero
         self._state: Tensor | None = None  # what compiled graphs write to
         self.traced = False  # whether compiled graphs write to it
-        self.changes: bool | None = None  # whether what it is shown changes soon after; None while unknown (`Staging`)
-        self._spoilt = False
 
     def add(self, values: Tensor) -> None:
         """Pool `values` with what came before."""
@@ -98,10 +96,6 @@ class Gauge:
     def pool(self, moments: Moments) -> None:
         """Pool the moments of some values with what came before."""
         self._moments = moments if self._moments is None else fast.merged(self._moments, moments)
-
-    def spoil(self) -> None:
-        """Give nothing for this point: some of its values were lost."""
-        self._spoilt = True
 
     def prepare(self, device: torch.device) -> None:
         """Make room on `device` for what compiled graphs will pool."""
@@ -137,25 +131,22 @@ class Gauge:
             self._summaries = []
         elif moments is None:
             return None
-        if self._spoilt:
-            self._spoilt = False
-            return None
         return Taken(moments, summaries, self._take_dead())
 
-    def values(self, taken: Taken) -> Iterator[tuple[str, float]]:
-        """Yield tag and value; nothing if all that was pooled was empty."""
+    def values(self, taken: Taken) -> dict[str, float]:
+        """Return tag -> value; nothing if all that was pooled was empty."""
         moments, summary = taken.moments, None
         if moments is None or taken.summaries or self._of_summary:
             summary = taken.summary()
             moments = summary.moments
-        if moments[0]:
-            for tag, formula in self._of_moments:
-                yield tag, formula(moments)
-            if summary is not None:
-                for tag, of_summary in self._of_summary:
-                    yield tag, of_summary(summary)
-                if taken.dead is not None:
-                    yield self._dead_tag, taken.dead()[0]
+        if not moments[0]:
+            return {}
+        values = {tag: formula(moments) for tag, formula in self._of_moments}
+        if summary is not None:
+            values.update((tag, formula(summary)) for tag, formula in self._of_summary)
+            if taken.dead is not None:
+                values[self._dead_tag] = taken.dead()[0]
+        return values
 
     def _follow(self, values: Tensor) -> None:
         """Note which units of `values` are not zero everywhere."""

@@ -235,7 +235,6 @@ class Probe:
                 samples[f"gradient_histogram/{layer.name}"] = torch.cat(parts)
 
     def _take(self) -> Reading:
-        self._switch.staging.finish()
         activations = [(layer, tap, tap.gauge.take()) for layer, tap in self._taps]
         self.silent = {layer.name: _reason(layer, tap) for layer, tap, taken in activations if taken is None}
         gradients = [Gauged(gauge, gauge.take()) for gauge, _ in self._gradients]

@@ -227,7 +227,6 @@ def test_outputs_of_any_kind_are_read():
 
 
 def test_sizes_that_change_from_step_to_step_are_measured_all_the_same():
-    """The staging learns shapes; what does not fit must not be lost or mixed up."""
     model = mlp()
     with Probe(model) as probe:
         for rows in (5, 5, 3, 5, 2, 2, 2, 1):
@@ -237,7 +236,7 @@ def test_sizes_that_change_from_step_to_step_are_measured_all_the_same():
             assert values["activation_variance/0"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_call_more_or_less_does_not_shift_the_staging():
+def test_a_call_more_or_less_does_not_mix_up_the_layers():
     class Sometimes(nn.Module):
         def __init__(self):
             super().__init__()
