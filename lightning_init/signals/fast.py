@@ -76,7 +76,7 @@ def energies_of_each(tensors: Sequence[Tensor]) -> list[float]:
     pieces: list[tuple[int, Tensor]] = []
     for number, tensor in enumerate(tensors):
         if tensor.dtype is not torch.float32 or tensor.layout is not torch.strided:
-            found.append(energy(tensor))
+            found.append(energy(tensor))  # e.g. complex
         elif tensor.numel() <= _CHUNK:
             array = tensor.detach().numpy()
             found.append(float(np.vdot(array, array)))
@@ -84,11 +84,13 @@ def energies_of_each(tensors: Sequence[Tensor]) -> list[float]:
             found.append(0.0)
             pieces += [(number, piece) for piece in _pieces(flattened(tensor))]
     if pieces:
-        for (number, _), one in zip(
-            pieces, torch.stack([piece.dot(piece) for _, piece in pieces]).tolist(), strict=True
-        ):
+        energies = torch.stack([piece.dot(piece) for _, piece in pieces]).tolist()
+        for (number, _), one in zip(pieces, energies, strict=True):
             found[number] += one
-    return [one if _TINY < one < _HUGE else energy(tensor) for one, tensor in zip(found, tensors, strict=True)]
+    return [
+        one if _TINY < one < _HUGE or tensor.dtype is not torch.float32 else _wide_energy(flattened(tensor))
+        for one, tensor in zip(found, tensors, strict=True)
+    ]
 
 
 def energy(values: Tensor) -> float:
@@ -98,12 +100,16 @@ def energy(values: Tensor) -> float:
     25.0
     """
     flat = flattened(torch.view_as_real(values.detach().resolve_conj()) if values.is_complex() else values)
-    total = _sums(flat)[0]
-    if _TINY < total < _HUGE:
-        return total
-    with np.errstate(all="ignore"):
-        wide = flat.astype(np.float64)
-        return float(wide.dot(wide))
+    if flat.size <= _CHUNK:
+        total = float(np.vdot(flat, flat))
+    else:
+        total = sum(piece.dot(piece).item() for piece in _pieces(flat))
+    return total if _TINY < total < _HUGE else _wide_energy(flat)
+
+
+def _wide_energy(flat: Array) -> float:
+    wide = flat.astype(np.float64)
+    return float(np.vdot(wide, wide))
 
 
 def flattened(values: Tensor) -> Array:
