@@ -2,6 +2,8 @@
 
     python benchmarks/monitor.py                          # everything, at 1 and 2 threads
     python benchmarks/monitor.py --workloads W1 --ways monitor --seconds 20
+    python benchmarks/monitor.py --soak 20000             # memory and file size over many steps
+    python benchmarks/monitor.py --layers 100 1000 10000  # cost over depth
 
 Blocks of steps with and without hooks alternate inside one `Trainer.fit`, so that whatever else the machine does hits
 both alike. The ratio is that of the median step times; its interval is a bootstrap over pairs of neighbouring blocks.
@@ -10,14 +12,14 @@ both alike. The ratio is that of the median step times; its interval is a bootst
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import os
-import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +30,13 @@ from lightning.pytorch.utilities import grad_norm
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import lightning_init
+from benchmarks.environment import environment
 from lightning_init.callbacks.signal_monitor import SignalMonitor
+from lightning_init.signals.probe import Probe
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK = 6  # steps with or without monitoring before the other has its turn
+PAIRS = 5  # blocks of each kind at least, however long they take; the first two pairs warm up
 
 
 # --- workloads ------------------------------------------------------------------------------------------------------
@@ -176,7 +180,50 @@ class SelfLog(Naive):
         model.log_dict(grad_norm(model, norm_type=2))
 
 
-WAYS = {"monitor": Monitor, "with alerts": WithAlerts, "naive": Naive, "self.log": SelfLog}
+class Wandb(Way):
+    """`wandb.watch(log="all")` at every step, offline."""
+
+    def start(self, trainer: Trainer, model: LightningModule) -> None:
+        import wandb
+
+        self.wandb = wandb
+        self.model = model
+        self.run = wandb.init(mode="offline", dir=tempfile.mkdtemp())
+
+    def on(self) -> None:
+        self.wandb.watch(self.model, log="all", log_freq=1)
+
+    def off(self) -> None:
+        self.wandb.unwatch(self.model)
+
+    def batch_end(self, trainer: Trainer, model: LightningModule) -> None:
+        self.run.log({})
+
+
+class Delve(Way):
+    """delve's `SaturationTracker`: variance of activations alone."""
+
+    def start(self, trainer: Trainer, model: LightningModule) -> None:
+        from delve import SaturationTracker
+
+        self.tracker = SaturationTracker(tempfile.mkdtemp(), save_to="csv", modules=model, stats=["lsat"])
+
+    def on(self) -> None:
+        self.tracker.resume()
+
+    def off(self) -> None:
+        self.tracker.stop()
+
+
+WAYS = {
+    "monitor": Monitor,
+    "with alerts": WithAlerts,
+    "naive": Naive,
+    "self.log": SelfLog,
+    "wandb": Wandb,
+    "delve": Delve,
+}
+PEERS = {"wandb": "wandb", "delve": "delve"}
 
 
 # --- measurement ----------------------------------------------------------------------------------------------------
@@ -201,7 +248,7 @@ class Toggle(Callback):
             self.active = not self.active
             (self.way.on if self.active else self.way.off)()
             self.blocks[self.active].append([])
-            trainer.should_stop = now > self.until
+            trainer.should_stop = now > self.until and len(self.blocks[True]) > PAIRS
         elif self.count:
             self.blocks[self.active][-1].append(now - self.began)
         self.count += 1
@@ -220,6 +267,19 @@ class Toggle(Callback):
             self.way.batch_end(trainer, pl_module)
 
 
+def trainer_for(directory: str, *callbacks: Callback, **options: object) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        logger=TensorBoardLogger(directory),
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        log_every_n_steps=1,
+        **options,
+    )
+
+
 def measure(workload: str, way: str, threads: int, seconds: float) -> dict[str, object]:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -227,20 +287,12 @@ def measure(workload: str, way: str, threads: int, seconds: float) -> dict[str, 
     data = TensorDataset(torch.randn(shape).repeat(4, *[1] * (len(shape) - 1)), torch.randint(10, (4 * shape[0],)))
     toggle = Toggle(WAYS[way](), seconds)
     with tempfile.TemporaryDirectory() as directory:
-        trainer = Trainer(
-            max_epochs=-1,
-            accelerator="cpu",
-            logger=TensorBoardLogger(directory),
-            callbacks=[toggle],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            log_every_n_steps=1,
-        )
+        trainer = trainer_for(directory, toggle, max_epochs=-1)
         trainer.fit(Lit(build()), DataLoader(data, batch_size=shape[0]))
     pairs = [(on, off) for on, off in zip(toggle.blocks[True], toggle.blocks[False], strict=False) if on and off][2:]
     ratio, low, high = bootstrap(pairs)
     off = float(np.median([t for _, block in pairs for t in block]))
+    means = [float(np.mean([t for pair in pairs for t in pair[which]])) for which in (0, 1)]
     return {
         "workload": workload,
         "way": way,
@@ -248,6 +300,7 @@ def measure(workload: str, way: str, threads: int, seconds: float) -> dict[str, 
         "ratio": round(ratio, 4),
         "low": round(low, 4),
         "high": round(high, 4),
+        "ratio_of_means": round(means[0] / means[1], 4),
         "step_ms": round(1e3 * off, 3),
         "added_us": round(1e6 * off * (ratio - 1), 1),
         "steps": sum(len(on) + len(off) for on, off in pairs),
@@ -267,23 +320,60 @@ def bootstrap(pairs: list[tuple[list[float], list[float]]], draws: int = 1000) -
     return ratio(pairs), float(low), float(high)
 
 
-def environment() -> dict[str, object]:
-    cpu = next(
-        (line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
-    )
+# --- many steps, many layers ----------------------------------------------------------------------------------------
+
+
+def resident_mib() -> float:
+    """Return the resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def soak(steps: int) -> dict[str, object]:
+    """Train for `steps` steps: resident memory every tenth of the way, and the size of the event file."""
+    torch.manual_seed(0)
+    memory: list[float] = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            if trainer.global_step % max(1, steps // 10) == 0:
+                memory.append(round(resident_mib(), 1))
+
+    data = TensorDataset(torch.randn(64, 16), torch.randint(10, (64,)))
+    monitor = SignalMonitor(alerts=False)
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = trainer_for(directory, monitor, Look(), max_steps=steps)
+        trainer.fit(Lit(mlp(16, 16, 16, 16, 10)), DataLoader(data, batch_size=16))
+        size = sum(file.stat().st_size for file in Path(directory).rglob("*.tfevents.*"))
+    tags = list(monitor.last[1])
     return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "lightning_init": getattr(lightning_init, "__version__", "unreleased"),
+        "steps": steps,
+        "tags": len(tags),
+        "resident_mib": memory,
+        "bytes_per_value_without_tag": round(size / steps / len(tags) - sum(map(len, tags)) / len(tags), 2),
     }
 
 
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+def depth(layers: int, *, totals: bool) -> dict[str, object]:
+    """Time what monitoring adds to a step of a model of `layers` linear layers of width 8."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*[nn.Linear(8, 8) for _ in range(layers)])
+    x = torch.randn(4, 8)
+    probe = Probe(net, layers=() if totals else None)
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for step in range(20):
+        on = step % 2 == 0
+        (probe.attach if on else probe.detach)()
+        began = time.perf_counter()
+        if on:
+            probe.open()
+        net.zero_grad()
+        net(x).sum().backward()
+        if on:
+            probe.before_update()
+            probe.close().values()
+        times[on].append(time.perf_counter() - began)
+    added = float(np.median(times[True][2:]) - np.median(times[False][2:]))
+    return {"layers": layers, "totals_only": totals, "added_us_per_layer": round(1e6 * added / layers, 2)}
 
 
 def main() -> None:
@@ -292,20 +382,35 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--soak", type=int, metavar="STEPS", help="only this: memory and file size")
+    parser.add_argument("--layers", type=int, nargs="+", metavar="N", help="only this: cost over depth")
     parser.add_argument("--out", type=Path, default=RESULTS / "monitor.json")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    rows = []
     load = os.getloadavg()[0]
-    for workload in options.workloads:
-        for way in options.ways:
-            for threads in options.threads:
-                rows.append(measure(workload, way, threads, options.seconds))
-                print(rows[-1], flush=True)
+    rows = []
+    for row in results(options):
+        rows.append(row)
+        print(row, flush=True)
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(
         json.dumps({"environment": {**environment(), "load_before": round(load, 2)}, "rows": rows}, indent=1) + "\n"
     )
+
+
+def results(options: argparse.Namespace) -> Iterator[dict[str, object]]:
+    if options.soak:
+        yield soak(options.soak)
+    for layers in options.layers or ():
+        for totals in (True, False):
+            yield depth(layers, totals=totals)
+    if options.soak or options.layers:
+        return
+    for workload, way, threads in itertools.product(options.workloads, options.ways, options.threads):
+        if way in PEERS and importlib.util.find_spec(PEERS[way]) is None:
+            yield {"workload": workload, "way": way, "threads": threads, "skipped": f"{PEERS[way]} is not installed"}
+        else:
+            yield measure(workload, way, threads, options.seconds)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,15 @@ its distance from the end alone (Warren, Hacker's Delight, section 14-1).
 
 from __future__ import annotations
 
+import functools
+import itertools
+import operator
 import re
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +26,12 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import CRC_TABLE  # ty
 from torch.utils.tensorboard import SummaryWriter
 
 Words: TypeAlias = npt.NDArray[np.uint32]
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 _TABLE: Words = np.array(CRC_TABLE, np.uint32)
 _ONES = 0xFFFFFFFF
+_PATIENCE = 1.0  # seconds that an event waits for others at most
+_MOST = 4096  # values that wait at most: what is serialised at a time stays in the cache
 _LINES = 100  # the largest number of lines that a chart asks for one by one
 
 
@@ -47,11 +54,22 @@ class EventWriter:
         if not scalars:
             return
         tags = tuple(scalars)
-        if tags not in self._templates:
+        template = self._templates.get(tags)
+        if template is None:
             recent = list(self._templates.items())[-3:]
-            self._templates = {**dict(recent), tags: Template(self._prefix + tag for tag in tags)}
-        record = self._templates[tags].record(step, list(scalars.values()), time.time())
-        _append(self._summary_writer, record)
+            template = Template(self._prefix + tag for tag in tags)
+            self._templates = {**dict(recent), tags: template}
+        point = Point(step, np.fromiter(scalars.values(), np.float64, len(tags)), time.time())
+        # reopens the file that `close` closed
+        file_writer = self._summary_writer._get_file_writer()  # type: ignore[no-untyped-call]  # noqa: SLF001
+        events = file_writer.event_writer
+        outbox = getattr(events, "_async_writer", None)
+        if not isinstance(outbox, Outbox):
+            if not hasattr(getattr(outbox, "_writer", None), "_writer"):  # any other kind of writer
+                file_writer.add_event(Event.FromString(template.records([point])[12:-4]))
+                return
+            outbox = events._async_writer = Outbox(outbox)  # noqa: SLF001
+        outbox.post(template, point)
 
     def write_layout(self, title: str, tags: Iterable[str]) -> None:
         """Write what the custom-scalars tab shows: one chart for each series, one line for each of its tags."""
@@ -80,17 +98,31 @@ def chart_lines(tags: Iterable[str]) -> dict[str, list[str]]:
 
 
 class Record(bytes):
-    """A finished record of an event file, checksums included."""
+    """Finished records of an event file, checksums included."""
+
+
+class Point(NamedTuple):
+    """The numbers of one event.
+
+    Args:
+        step: its x.
+        values: one for each tag, float64.
+        wall_time: in seconds since 1970.
+    """
+
+    step: int
+    values: Floats
+    wall_time: float
 
 
 class Template:
-    """The record of an event with these tags, all but the numbers.
+    """The record of events with these tags, all but the numbers.
 
     Args:
         tags: of the scalars, in the order of the values.
 
     >>> template = Template(["loss"])
-    >>> Event.FromString(template.record(7, [0.5], wall_time=0.0)[12:-4]).summary.value[0].simple_value
+    >>> Event.FromString(template.records([Point(7, np.array([0.5]), 0.0)])[12:-4]).summary.value[0].simple_value
     0.5
     """
 
@@ -107,44 +139,80 @@ class Template:
         nibbles = np.arange(16, dtype=np.uint32)
         halves = np.stack([_TABLE[nibbles], _TABLE[nibbles << 4]])  # a byte contributes what its two halves do
         self._contributions = _advance(np.broadcast_to(halves, (len(past), 2, 16)), past[:, None, None]).ravel()
-        self._rows = np.arange(2 * len(past)).reshape(-1, 2) * 16
+        self._rows = np.arange(2 * len(past)).reshape(-1, 2).T * 16
         self._head = [_advance(row, np.array(len(self._body))).tolist() for row in _BYTES]
 
-    def record(self, step: int, values: Sequence[float], wall_time: float) -> Record:
-        """Return the record of one step; values beyond float32 become infinite, as in any event file."""
+    def records(self, points: Sequence[Point]) -> Record:
+        """Return the records of some steps; values beyond float32 become infinite, as in any event file."""
         with np.errstate(over="ignore"):
-            floats = np.array(values, np.float64).astype("<f4").view(np.uint8)
-        self._body[self._places] = floats
-        changed = (
-            self._contributions[self._rows[:, 0] + (floats & 15)]
-            ^ self._contributions[self._rows[:, 1] + (floats >> 4)]
-        )
-        head = struct.pack("<bd", 0x09, wall_time) + b"\x10" + _varint(step)  # fields 1 and 2 of Event
-        crc = self._fixed ^ int(np.bitwise_xor.reduce(changed))
-        register = _crc(head, _ONES)
-        for byte, table in enumerate(self._head):
-            crc ^= table[register >> 8 * byte & 0xFF]
-        length = struct.pack("<Q", len(head) + len(self._body))
-        framed = length, _masked(_crc(length, _ONES)), head, self._body.tobytes(), _masked(crc)
-        return Record(b"".join(framed))
+            floats = np.stack([point.values for point in points]).astype("<f4").view(np.uint8)
+        bodies = np.repeat(self._body[None], len(points), 0)
+        bodies[:, self._places] = floats
+        changed = self._contributions[self._rows[0] + (floats & 15)]
+        changed ^= self._contributions[self._rows[1] + (floats >> 4)]
+        parts: list[bytes] = []
+        for point, body, change in zip(points, bodies, np.bitwise_xor.reduce(changed, 1).tolist(), strict=True):
+            head = struct.pack("<bd", 0x09, point.wall_time) + b"\x10" + _varint(point.step)  # fields 1 and 2 of Event
+            crc = self._fixed ^ change
+            register = _crc(head, _ONES)
+            for byte, table in enumerate(self._head):
+                crc ^= table[register >> 8 * byte & 0xFF]
+            parts += [_framed(len(head) + len(body)), head, body.tobytes(), _masked(crc)]
+        return Record(b"".join(parts))
 
 
-def _append(summary_writer: SummaryWriter, record: Record) -> None:
-    """Put a finished record into the queue of the event file.
+class Outbox:
+    """Stands before the queue of an event file and holds back points, so that they are written many at a time.
+
+    Each item of the queue wakes the thread that writes, which opens and closes the file and, meanwhile, has the
+    training wait for the interpreter lock. Whatever else is written, flushed or closed sends on what is held back.
 
     There is no public way: the writer takes events, not bytes, and computes their checksums anew. So its record writer
-    is taught, once, to write finished records as they are. Any other kind of writer gets the event itself.
+    is taught to write finished records as they are.
+
+    Args:
+        queue: the `_AsyncWriter` of a TensorBoard `EventFileWriter`.
     """
-    # reopens the file that `close` closed
-    file_writer = summary_writer._get_file_writer()  # type: ignore[no-untyped-call]  # noqa: SLF001
-    queue = getattr(file_writer.event_writer, "_async_writer", None)
-    records = getattr(queue, "_writer", None)
-    if queue is None or records is None:
-        file_writer.add_event(Event.FromString(record[12:-4]))
-        return
-    if not isinstance(records.write, _WriteFinished):
+
+    def __init__(self, queue: Any) -> None:  # noqa: ANN401 (untyped in tensorboard)
+        self._queue = queue
+        self._lock = threading.RLock()
+        self._held: list[tuple[Template, Point]] = []
+        self._values = 0
+        records = queue._writer  # noqa: SLF001
         records.write = _WriteFinished(records.write, records._writer)  # noqa: SLF001
-    queue.write(record)
+
+    def post(self, template: Template, point: Point) -> None:
+        """Hold `point` back, `_PATIENCE` seconds after the first or at `_MOST` values send on all."""
+        with self._lock:
+            self._held.append((template, point))
+            self._values += len(point.values)
+            if self._values >= _MOST or point.wall_time - self._held[0][1].wall_time > _PATIENCE:
+                self._send()
+
+    def write(self, data: bytes) -> None:
+        """Write the serialised event of someone else."""
+        with self._lock:
+            self._send()
+            self._queue.write(data)
+
+    def flush(self) -> None:
+        """Wait until everything is in the file."""
+        with self._lock:
+            self._send()
+            self._queue.flush()
+
+    def close(self) -> None:
+        """Write everything and close the file."""
+        with self._lock:
+            self._send()
+            self._queue.close()
+
+    def _send(self) -> None:
+        if self._held:
+            held, self._held, self._values = self._held, [], 0
+            for template, group in itertools.groupby(held, operator.itemgetter(0)):
+                self._queue.write(template.records([point for _, point in group]))
 
 
 class _WriteFinished:
@@ -180,6 +248,13 @@ def _crc(data: bytes, register: int = 0) -> int:
     for byte in data:
         register = CRC_TABLE[(register ^ byte) & 0xFF] ^ (register >> 8)
     return register
+
+
+@functools.lru_cache
+def _framed(length: int) -> bytes:
+    """Return what stands before the data of a record."""
+    data = struct.pack("<Q", length)
+    return data + _masked(_crc(data, _ONES))
 
 
 def _masked(register: int) -> bytes:

@@ -3,7 +3,9 @@
 import math
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
@@ -12,7 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_init.event_writer import EventWriter, Template, chart_lines
+from lightning_init.event_writer import EventWriter, Outbox, Point, Template, chart_lines
 
 
 def stock(tags, values, step, wall_time):
@@ -28,7 +30,7 @@ def test_a_record_equals_what_protobuf_and_crc_give(count):
     template = Template(tags)
     for step in (0, 1, 127, 128, 300, 2**40):
         values = [math.sin(i + step) * 10.0 ** (i % 30 - 15) for i in range(count)]
-        record = template.record(step, values, wall_time=1.7e9 + step)
+        record = template.records([Point(step, np.array(values), 1.7e9 + step)])
         data = record[12:-4]
         assert Event.FromString(data) == stock(tags, values, step, 1.7e9 + step)
         assert struct.unpack("<QI", record[:12]) == (len(data), masked_crc32c(record[:8]))
@@ -37,7 +39,7 @@ def test_a_record_equals_what_protobuf_and_crc_give(count):
 
 def test_a_wrong_checksum_would_be_noticed(tmp_path):
     """The reader that the other tests rely on refuses a record with one flipped bit."""
-    record = bytearray(Template(["a"]).record(0, [1.0], 0.0))
+    record = bytearray(Template(["a"]).records([Point(0, np.ones(1), 0.0)]))
     record[20] ^= 1
     file = tmp_path / "x.tfevents.0"
     file.write_bytes(record)
@@ -90,7 +92,7 @@ def test_what_is_not_finite_or_beyond_float32_is_kept(tmp_path):
 
 def test_a_value_takes_at_most_12_bytes_and_its_tag(tmp_path):
     tags = [f"activation_variance/net.{i}" for i in range(1000)]
-    record = Template(tags).record(10**6, [1.0] * 1000, 1.7e9)
+    record = Template(tags).records([Point(10**6, np.ones(1000), 1.7e9)])
     assert len(record) <= 12 * 1000 + sum(map(len, tags)) + 50
 
 
@@ -129,3 +131,44 @@ def test_the_file_is_the_loggers_own(tmp_path):
     writer.add_scalar("b", 1.0, 0)
     writer.close()
     assert len(list(Path(tmp_path).iterdir())) == 1
+
+
+class Queue:
+    """What `Outbox` uses of tensorboard's `_AsyncWriter`."""
+
+    def __init__(self):
+        self._writer = SimpleNamespace(write=None, _writer=None)
+        self.items = []
+
+    def write(self, data):
+        self.items.append(data)
+
+    def flush(self):
+        self.items.append("flush")
+
+
+def test_points_wait_for_each_other_but_not_long_and_nothing_overtakes_them():
+    queue, template = Queue(), Template(["a"])
+    outbox = Outbox(queue)
+
+    def post(step, wall_time):
+        outbox.post(template, Point(step, np.ones(1), wall_time))
+        return len(queue.items)
+
+    assert [post(step, 100 + step / 4) for step in range(8)] == [0, 0, 0, 0, 0, 1, 1, 1]
+    outbox.write(b"loss")
+    post(8, 110.0)
+    outbox.flush()
+    outbox.flush()
+    first, second, loss, third, *flushes = queue.items
+    size = len(third)
+    assert (len(first), len(second), loss, flushes) == (6 * size, 2 * size, b"loss", ["flush", "flush"])
+    assert Event.FromString(second[size + 12 : 2 * size - 4]).step == 7
+
+
+def test_a_thousand_values_do_not_wait_for_more_than_a_few_points():
+    queue, template = Queue(), Template([f"a/{i}" for i in range(1000)])
+    outbox = Outbox(queue)
+    for step in range(50):
+        outbox.post(template, Point(step, np.ones(1000), 0.0))
+    assert len(queue.items) == 10

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+import numpy.typing as npt
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -41,6 +43,11 @@ class Sinks:
                 finite = values[values.isfinite()].float()
                 if finite.numel():
                     logger.experiment.add_histogram(f"{_prefix(logger)}{tag}", finite, index)
+
+    def write_image(self, tag: str, image: npt.NDArray[np.uint8], index: int) -> None:
+        """Write an image `(height, width, 3)`, where there is a place for it."""
+        for logger in self._tensorboards:
+            logger.experiment.add_image(tag, image, index, dataformats="HWC")
 
     def write_text(self, tag: str, text: str, index: int) -> None:
         """Write text, where there is a place for it."""

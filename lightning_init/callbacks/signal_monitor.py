@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,9 +18,13 @@ from lightning_init.signals.cadence import Cadence, Every, as_cadence
 from lightning_init.signals.catalogue import Wanted
 from lightning_init.signals.gradients import TOTAL
 from lightning_init.signals.history import read_history
+from lightning_init.signals.pictures import depth_profile, heat_map, pixels, require_matplotlib, series_of
 from lightning_init.signals.probe import Probe
 from lightning_init.signals.reading import Gather, Reading
 from lightning_init.signals.shards import make_shards
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class SignalMonitor(Callback):
@@ -40,6 +44,8 @@ class SignalMonitor(Callback):
         layers: globs over layer names; None takes all, and an empty tuple none, for `gradient_norm_total` alone.
         histograms_every_n_steps: log histograms on TensorBoard as well, of steps that are logged; None logs none.
         sync_dist: pool activations over the ranks.
+        images: at the end of the fit, put a heat map and a depth profile of each series on TensorBoard (needs
+            matplotlib).
         alerts: watch for signals that vanish, explode, die; `"raise"` stops the training at the first.
 
     Attributes:
@@ -68,6 +74,7 @@ class SignalMonitor(Callback):
         histograms_every_n_steps: int | None = None,
         sync_dist: bool = False,
         alerts: bool | Literal["raise"] = True,
+        images: bool = False,
     ) -> None:
         self.every_n_steps = every_n_steps
         self._wants = as_cadence(every_n_steps)
@@ -85,6 +92,9 @@ class SignalMonitor(Callback):
         if alerts not in (True, False, "raise"):
             raise ValueError(f'alerts must be True, False or "raise", got {alerts!r}')
         self.on_alert = alerts
+        if images:
+            require_matplotlib()
+        self.images = images
         self.alerts: list[Alert] = []
         self.last: tuple[int, dict[str, float]] | None = None
         self._probe: Probe | None = None
@@ -117,6 +127,23 @@ class SignalMonitor(Callback):
             )
         return read_history(self._directory)
 
+    def heat_map(self, series: str = "activation_variance") -> Figure:
+        """Return a figure of one series: layer x step, the value as colour; save it with `savefig("name.png")`.
+
+        Args:
+            series: what stands before the slash of the tags.
+
+        Raises:
+            ValueError: if it was not logged.
+            ImportError: without matplotlib.
+            RuntimeError: without a TensorBoard logger.
+        """
+        return heat_map(self.history(), series)
+
+    def depth_profile(self, series: str = "activation_variance") -> Figure:
+        """Return a figure of one series over depth, at up to six steps; arguments and errors as of `heat_map`."""
+        return depth_profile(self.history(), series)
+
     # --- life: hooks exist from the start of fit to its end
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -146,8 +173,8 @@ class SignalMonitor(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what is left and remove the hooks."""
-        del trainer, pl_module
-        self._finish()
+        del pl_module
+        self._finish(images=self.images and trainer.is_global_zero)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Log what is left and remove the hooks."""
@@ -253,7 +280,7 @@ class SignalMonitor(Callback):
             more = f" (and so in {len(others)} other layers, see SignalMonitor.alerts)" if others else ""
             rank_zero_warn(f"SignalMonitor: {first}{more}")
 
-    def _finish(self, *, failed: bool = False) -> None:
+    def _finish(self, *, failed: bool = False, images: bool = False) -> None:
         self._finishing = True
         if failed:
             self._gather = None  # the other ranks may never come
@@ -264,6 +291,14 @@ class SignalMonitor(Callback):
             self._probe.detach()
         if self._sinks is not None:
             self._sinks.flush()
+            if images and self._directory is not None and self.last is not None:
+                history = read_history(self._directory)
+                for series in series_of(history):
+                    for draw in (heat_map, depth_profile):
+                        self._sinks.write_image(
+                            f"{draw.__name__}/{series}", pixels(draw(history, series)), self.last[0]
+                        )
+                self._sinks.flush()
         self._open, self._sinks, self._finishing = None, None, False
 
     def __getstate__(self) -> dict[str, object]:

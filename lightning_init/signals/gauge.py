@@ -7,7 +7,7 @@ into memory that exists, but must not depend on how often it ran.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -57,7 +57,7 @@ class Gauge:
     >>> gauge = Gauge({"activation_variance/0": "variance", "activation_max/0": "max"})
     >>> gauge.add(torch.tensor([1.0, 2.0]))
     >>> gauge.add(torch.tensor([6.0]))
-    >>> dict(gauge.values(gauge.take()))
+    >>> gauge.values(gauge.take())
     {'activation_variance/0': 4.666666666666667, 'activation_max/0': 6.0}
     """
 
@@ -82,7 +82,7 @@ class Gauge:
         self._unit_dim = unit_dim
         self._alive: Tensor | None = None  # for each unit, whether it was ever not zero
         self._state: Tensor | None = None  # what compiled graphs write to
-        self._traced = False
+        self.traced = False  # whether compiled graphs write to it
 
     def add(self, values: Tensor) -> None:
         """Pool `values` with what came before."""
@@ -109,44 +109,44 @@ class Gauge:
         if self._state is not None and values.numel():
             part = summarize(values, self._bounds, only_moments=self.lean).to(self._state)
             self._state.copy_(torch.stack(merge(self._state.unbind(), part.unbind(), torch.minimum, torch.maximum)))
-            self._traced = True
+            self.traced = True
 
     def collect(self) -> None:
         """Take over what compiled graphs pooled."""
-        if self._traced and self._state is not None:
+        if self.traced and self._state is not None:
             self._send(self._state)
             self.discard()
 
     def discard(self) -> None:
         """Forget what compiled graphs pooled since the last `collect`."""
-        if self._traced and self._state is not None:
+        if self.traced and self._state is not None:
             self._state.copy_(torch.tensor(Summary()))
 
     def take(self) -> Taken | None:
         """Return what was pooled and forget it; None if there was nothing."""
-        self.collect()
-        if self._moments is None and not self._summaries:
-            return None
-        taken = Taken(self._moments, self._summaries, self._take_dead())
-        self._moments = None
-        if self._summaries:
+        if self.traced:
+            self.collect()
+        moments, summaries, self._moments = self._moments, self._summaries, None
+        if summaries:
             self._summaries = []
-        return taken
+        elif moments is None:
+            return None
+        return Taken(moments, summaries, self._take_dead())
 
-    def values(self, taken: Taken) -> Iterator[tuple[str, float]]:
-        """Yield tag and value; nothing if all that was pooled was empty."""
+    def values(self, taken: Taken) -> dict[str, float]:
+        """Return tag -> value; nothing if all that was pooled was empty."""
         moments, summary = taken.moments, None
         if moments is None or taken.summaries or self._of_summary:
             summary = taken.summary()
             moments = summary.moments
-        if moments[0]:
-            for tag, formula in self._of_moments:
-                yield tag, formula(moments)
-            if summary is not None:
-                for tag, of_summary in self._of_summary:
-                    yield tag, of_summary(summary)
-                if taken.dead is not None:
-                    yield self._dead_tag, taken.dead()[0]
+        if not moments[0]:
+            return {}
+        values = {tag: formula(moments) for tag, formula in self._of_moments}
+        if summary is not None:
+            values.update((tag, formula(summary)) for tag, formula in self._of_summary)
+            if taken.dead is not None:
+                values[self._dead_tag] = taken.dead()[0]
+        return values
 
     def _follow(self, values: Tensor) -> None:
         """Note which units of `values` are not zero everywhere."""

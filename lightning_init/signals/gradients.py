@@ -12,7 +12,6 @@ from lightning_init.signals import fast
 from lightning_init.signals.gauge import Transfers
 from lightning_init.signals.layers import Layer
 from lightning_init.signals.statistics import Summary
-from lightning_init.signals.together import Together
 from lightning_init.signals.transfer import Sent
 
 TOTAL = "gradient_norm_total"
@@ -42,9 +41,7 @@ class GradientNorms:
         claimed = {parameter for _, parameters in owned for parameter in parameters}
         rest = tuple(parameter for parameter in model.parameters() if parameter not in claimed)
         self._groups = [(tag, parameters) for tag, parameters in [*owned, ("", rest)] if parameters]
-        self._owners = [index for index, (_, owned) in enumerate(self._groups) for _ in owned]
-        self._parameters = [parameter for _, owned in self._groups for parameter in owned]
-        self._reduce = Together(self._parameters, fast.block_energies, fast.energy)
+        self._owned = [(index, one) for index, (_, parameters) in enumerate(self._groups) for one in parameters]
         self._transfers = transfers
         self._gradient = gradient
         self._energies = [0.0] * len(self._groups)
@@ -59,24 +56,20 @@ class GradientNorms:
             scale: that the gradients still carry (of AMP's GradScaler); None if they carry none.
         """
         factor = 1.0 if scale is None or not _is_here(scale) else float(scale) ** -2
-        gradients = [self._gradient(parameter) for parameter in self._parameters]
-        if parameters is not None:
-            pairs = zip(self._parameters, gradients, strict=True)
-            gradients = [gradient if parameter in parameters else None for parameter, gradient in pairs]
-        reached = {owner for owner, gradient in zip(self._owners, gradients, strict=True) if gradient is not None}
-        elsewhere = [
+        gradients = [
             (owner, gradient)
-            for owner, gradient in zip(self._owners, gradients, strict=True)
-            if gradient is not None and not _is_here(gradient)
+            for owner, parameter in self._owned
+            if (gradient := self._gradient(parameter)) is not None and (parameters is None or parameter in parameters)
         ]
-        if elsewhere:
-            gradients = [one if one is not None and _is_here(one) else None for one in gradients]
-            self._send(elsewhere, scale)
-        for owner, energy in zip(self._owners, self._reduce(gradients), strict=True):
-            if energy is not None:
-                self._energies[owner] += energy * factor
-        for owner in reached:
+        for owner in {owner for owner, _ in gradients}:
             self._steps[owner] += 1
+        elsewhere = [(owner, gradient) for owner, gradient in gradients if not _is_here(gradient)]
+        if elsewhere:
+            self._send(elsewhere, scale)
+            gradients = [(owner, gradient) for owner, gradient in gradients if _is_here(gradient)]
+        energies = fast.energies_of_each([gradient for _, gradient in gradients])
+        for (owner, _), energy in zip(gradients, energies, strict=True):
+            self._energies[owner] += energy * factor
 
     def take(self) -> Norms:
         """Return what was measured, and start afresh."""

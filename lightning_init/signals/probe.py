@@ -15,17 +15,16 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
 from lightning_init.placement import Place
-from lightning_init.signals import fast
 from lightning_init.signals.catalogue import Wanted
 from lightning_init.signals.gauge import Gauge
 from lightning_init.signals.gradients import GradientNorms
 from lightning_init.signals.layers import Layer, find_layers
 from lightning_init.signals.outputs import bounds_of, unit_dim
 from lightning_init.signals.reading import Gauged, Reading
+from lightning_init.signals.resident import Resident
 from lightning_init.signals.samples import sample
 from lightning_init.signals.shards import Shards, Whole
 from lightning_init.signals.tap import Switch, Tap
-from lightning_init.signals.together import Together
 from lightning_init.signals.transfer import Transfer
 from lightning_init.signals.updates import Update
 
@@ -84,9 +83,16 @@ class Probe:
         self._weights = [
             (self._gauge("weight", name, wanted.weights), place) for name, place in self._readable if wanted.weights
         ]
-        self._direct = [(gauge, place) for gauge, place in self._weights if _is_direct(gauge, place)]
-        self._computed = [(gauge, place) for gauge, place in self._weights if not _is_direct(gauge, place)]
-        self._reduce = Together(self._read(self._direct), fast.block_moments, fast.moments)
+        self._direct: list[Gauge] = []
+        self._computed: list[tuple[Gauge, Place]] = []
+        parameters: list[nn.Parameter] = []
+        for gauge, place in self._weights:
+            if gauge.lean and place.kind == "direct" and place.parameter.is_cpu and not self._shards.divided:
+                self._direct.append(gauge)
+                parameters.append(place.parameter)
+            else:
+                self._computed.append((gauge, place))
+        self._resident = Resident(parameters)
         self._taps = [
             (layer, Tap(layer.name, self._activation_gauge(layer, wanted.activations), self._switch))
             for layer in self.layers
@@ -108,7 +114,7 @@ class Probe:
             for name, place in self._readable
             if wanted.updates
         ]
-        self._weighed = False
+        self._weighed: bool | None = None  # whether the weights of the open point were measured; None without a point
         self.steps = 0
         self.samples: dict[str, Tensor] | None = None
         self.silent: dict[str, str] = {}
@@ -160,7 +166,8 @@ class Probe:
         Args:
             histograms: take samples as well.
         """
-        self._take()
+        if self._weighed is not None:  # a point was left open
+            self._take()
         self._weighed, self.steps = False, 0
         self.samples = self._switch.samples = {} if histograms else None
         self.resume()
@@ -169,12 +176,14 @@ class Probe:
         """Stop counting forwards, until `resume`."""
         self._switch.on = False
         for _, tap in self._taps:
-            tap.gauge.collect()
+            if tap.gauge.traced:
+                tap.gauge.collect()
 
     def resume(self) -> None:
         """Count forwards again."""
         for _, tap in self._taps:
-            tap.gauge.discard()
+            if tap.gauge.traced:
+                tap.gauge.discard()
         self._switch.on = True
 
     def before_update(self, parameters: Collection[nn.Parameter] | None = None, scale: Tensor | None = None) -> None:
@@ -205,6 +214,7 @@ class Probe:
             if self.steps:
                 update.after()
         reading = self._take()
+        self._weighed = None
         for transfer in self._transfers.values():
             transfer.start()
         return reading
@@ -213,9 +223,8 @@ class Probe:
         if self._weighed:
             return
         self._weighed = True
-        for (gauge, _), moments in zip(self._direct, self._reduce(self._read(self._direct)), strict=True):
-            if moments is not None:
-                gauge.pool(moments)
+        for gauge, moments in zip(self._direct, self._resident.moments(), strict=True):
+            gauge.pool(moments)
         for gauge, place in self._computed:
             gauge.add(self._shards.read(place))
         for update in self._updates:
@@ -223,9 +232,6 @@ class Probe:
         if self.samples is not None:
             for name, place in self._readable:
                 self.samples[f"weight_histogram/{name}"] = sample(self._shards.read(place))
-
-    def _read(self, weights: Sequence[tuple[Gauge, Place]]) -> list[Tensor]:
-        return [self._shards.read(place) for _, place in weights]
 
     def _sample_gradients(self, samples: dict[str, Tensor]) -> None:
         for layer in self.layers:
@@ -235,7 +241,6 @@ class Probe:
                 samples[f"gradient_histogram/{layer.name}"] = torch.cat(parts)
 
     def _take(self) -> Reading:
-        self._switch.staging.flush()
         activations = [(layer, tap, tap.gauge.take()) for layer, tap in self._taps]
         self.silent = {layer.name: _reason(layer, tap) for layer, tap, taken in activations if taken is None}
         gradients = [Gauged(gauge, gauge.take()) for gauge, _ in self._gradients]
@@ -274,11 +279,6 @@ def _content(layers: Sequence[Layer]) -> list[object]:
         )
         for layer in layers
     ]
-
-
-def _is_direct(gauge: Gauge, place: Place) -> bool:
-    """Return whether the weight is a parameter whose moments can be had at once."""
-    return gauge.lean and place.kind == "direct" and place.parameter.is_cpu
 
 
 def _reason(layer: Layer, tap: Tap) -> str:

@@ -40,7 +40,7 @@ class Gauged:
     def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
         """Return tag -> value."""
         taken = self.taken if rows is None else Taken(None, list(rows))
-        return {} if taken is None else dict(self.gauge.values(taken))
+        return {} if taken is None else self.gauge.values(taken)
 
 
 class Reading:

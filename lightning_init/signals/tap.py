@@ -8,23 +8,21 @@ from torch import Tensor, compiler, nn
 from lightning_init.signals.gauge import Gauge
 from lightning_init.signals.layers import first_tensor
 from lightning_init.signals.samples import sample
-from lightning_init.signals.staging import Staging
 
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 (no public way to ask; torch.utils.checkpoint asks so too)
 
 
 class Switch:
-    """What all taps of a probe share: whether forwards count at the moment, and where small outputs are put.
+    """What all taps of a probe share: whether forwards count at the moment.
 
     Args:
         model: forwards do not count while it is in eval mode.
     """
 
-    __slots__ = ("model", "on", "samples", "staging")
+    __slots__ = ("model", "on", "samples")
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.staging = Staging()
         self.samples: dict[str, Tensor] | None = None
         self.on = False
 
@@ -49,16 +47,16 @@ class Tap:
     def __call__(self, module: nn.Module, args: object, output: object) -> None:
         """Measure `output` now: an in-place operation may change it as soon as the hook returns."""
         del module, args
+        switch = self.switch
         if compiler.is_compiling():
             self._trace(output)
-        elif self.switch.on and self.switch.model.training and _graph_task() == -1:
+        elif switch.on and _graph_task() == -1 and self.error is None and switch.model.training:
             values = output if type(output) is Tensor else first_tensor(output)
-            if values is not None and self.error is None:
+            if values is not None:
                 try:
-                    if not self.gauge.lean or not self.switch.staging.put(values, self.gauge):
-                        self.gauge.add(values)
-                    if self.switch.samples is not None:
-                        self._sample(values, self.switch.samples)
+                    self.gauge.add(values)
+                    if switch.samples is not None:
+                        self._sample(values, switch.samples)
                 except (RuntimeError, TypeError, NotImplementedError) as error:  # e.g. a tensor inside torch.vmap
                     self.error = error
 

@@ -70,7 +70,7 @@ class Change:
     def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
         """Return tag -> value."""
         change, size = self._parts if rows is None else (Taken(None, [row]) for row in rows)
-        values = {} if change is None else dict(self._gauge.values(change))
+        values = {} if change is None else self._gauge.values(change)
         changed = values.pop("change", None)
         if changed is not None and size is not None:
             before = LEAN["norm"](size.summary().moments)

@@ -583,6 +583,20 @@ def test_history_reads_back_what_was_logged(tmp_path):
     assert table["gradient_norm_total"][3] == expected["p-gradient_norm_total"][3]
 
 
+def test_pictures_are_drawn_from_what_was_logged_and_put_on_tensorboard_when_asked(tmp_path):
+    monitor = SignalMonitor(images=True)
+    logged, _ = fit(tmp_path, Lit(mlp()), monitor)
+    (mesh,) = monitor.heat_map("weight_variance").axes[0].collections
+    assert mesh.get_array()[0].tolist() == list(logged["weight_variance/net.0"].values())
+    assert monitor.depth_profile().axes[0].get_lines()[-1].get_label() == f"step {BATCHES - 1}"
+    accumulator = EventAccumulator(str(next(tmp_path.rglob("*.tfevents.*")).parent))
+    accumulator.Reload()
+    series = ("weight_variance", "activation_variance", "gradient_norm")
+    assert set(accumulator.Tags()["images"]) == {
+        f"{kind}/{x}" for kind in ("heat_map", "depth_profile") for x in series
+    }
+
+
 # --- everything else that can be asked for ---------------------------------------------------------------------------
 
 

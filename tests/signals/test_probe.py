@@ -1,6 +1,9 @@
 """The probe on its own: no Trainer, one forward and backward or many."""
 
+import gc
+import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -227,7 +230,6 @@ def test_outputs_of_any_kind_are_read():
 
 
 def test_sizes_that_change_from_step_to_step_are_measured_all_the_same():
-    """The staging learns shapes; what does not fit must not be lost or mixed up."""
     model = mlp()
     with Probe(model) as probe:
         for rows in (5, 5, 3, 5, 2, 2, 2, 1):
@@ -237,7 +239,7 @@ def test_sizes_that_change_from_step_to_step_are_measured_all_the_same():
             assert values["activation_variance/0"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_call_more_or_less_does_not_shift_the_staging():
+def test_a_call_more_or_less_does_not_mix_up_the_layers():
     class Sometimes(nn.Module):
         def __init__(self):
             super().__init__()
@@ -280,3 +282,47 @@ def test_zero_fraction_of_activations_counts_units_that_are_zero_for_the_whole_b
     assert values["activation_zero_fraction/1"] == 0.25
     assert values["activation_zero_fraction/4"] == pytest.approx(0.4)
     assert values["activation_sparsity/4"] == pytest.approx((torch.cat(outputs) == 0).double().mean().item())
+
+
+def test_nothing_piles_up_from_step_to_step():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    x = torch.randn(5, 6)
+    with Probe(model, Wanted(updates=("ratio",))) as probe:
+
+        def objects(steps):
+            for _ in range(steps):
+                step(probe, model, x, optimizer).values()
+            gc.collect()
+            return len(gc.get_objects())
+
+        first = objects(5)
+        assert objects(200) <= first + 20
+
+
+def test_the_work_of_a_step_grows_linearly_with_the_layers():
+    calls = {}
+    for layers in (20, 40, 80):
+        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(layers)))
+        for layer in model:
+            nn.init.orthogonal_(layer.weight)
+        with Probe(model) as probe:
+            step(probe, model, torch.randn(2, 4))
+            count = itertools.count()
+            sys.setprofile(lambda frame, event, arg, count=count: next(count) if "call" in event else None)
+            try:
+                probe.before_update()
+                probe.close().values()
+            finally:
+                sys.setprofile(None)
+            calls[layers] = next(count)
+        assert sum(len(module._forward_hooks) for module in model.modules()) == 0
+    assert calls[80] - calls[40] == pytest.approx(2 * (calls[40] - calls[20]), rel=0.02)
+
+
+def test_on_steps_that_are_not_measured_the_hooks_do_nothing(monkeypatch):
+    model = mlp()
+    with Probe(model) as probe:
+        step(probe, model, torch.ones(5, 6))
+        monkeypatch.setattr(Gauge, "add", None)
+        model(torch.ones(5, 6)).sum().backward()

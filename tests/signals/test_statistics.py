@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lightning_init.signals import fast
 from lightning_init.signals.catalogue import FULL, LEAN
 from lightning_init.signals.gauge import Gauge
+from lightning_init.signals.resident import Resident
 from lightning_init.signals.statistics import Summary, pooled, summarize
-from lightning_init.signals.together import Together
 
 
 def drawn(n, mean=0.0, std=1.0, dtype=torch.float32, seed=0):
@@ -117,25 +118,46 @@ def test_sparse_tensors_are_read():
     assert fast.moments(sparse)[:2] == (2, 2.5)
 
 
-def test_rows_of_a_block_equal_the_tensors_alone():
-    rows = [drawn(500), torch.full((500,), 3.0), drawn(500, 1e3, 1e-3), drawn(500) * math.nan, torch.zeros(500)]
-    for row, got in zip(rows, fast.block_moments(torch.stack(rows)), strict=True):
-        assert got == pytest.approx(fast.moments(row), rel=1e-5, nan_ok=True)
-    for row, got in zip(rows, fast.block_energies(torch.stack(rows)), strict=True):
-        assert got == pytest.approx(fast.energy(row), rel=1e-5, nan_ok=True)
+MIXED = [
+    *TENSORS.values(),
+    *(torch.full((n,), value) for n in (3, 200_000) for value in (0.0, 0.1, 1e-30)),
+    *(torch.empty(0, 2), drawn(300) * math.nan, drawn(90_000) * math.inf, drawn(9000).view(90, 100).T),
+    drawn(9000).view(90, 100)[:, ::3],
+]
 
 
-def test_tensors_are_reduced_together_where_that_works_and_alone_elsewhere():
-    like = [torch.ones(3)] * 6 + [torch.ones(2, 2)] * 2 + [torch.ones(9000)]
-    together = Together(like, fast.block_energies, fast.energy)
-    full = [drawn(one.numel(), seed=i).view(one.shape) for i, one in enumerate(like)]
-    missing = [*full[:2], None, *full[3:]]
-    sparse = [full[0].to_sparse(), *full[1:]]
-    half = [full[0].half(), *full[1:]]
-    other = [torch.ones(5), *full[1:]]
-    for tensors in (full, missing, sparse, half, other):
-        for one, energy in zip(tensors, together(tensors), strict=True):
-            assert energy == (None if one is None else pytest.approx(fast.energy(one), rel=1e-3))
+def test_many_at_once_equal_each_alone():
+    for one, got in zip(MIXED, fast.energies_of_each(MIXED), strict=True):
+        assert got == pytest.approx(fast.energy(one), rel=1e-4, nan_ok=True)
+        wide = one.detach().to(torch.complex128 if one.is_complex() else torch.float64)
+        assert got == pytest.approx((wide.abs() ** 2).sum().item(), rel=2e-4, nan_ok=True)
+    assert fast.energies_of_each([]) == []
+    real = [one for one in MIXED if not one.is_complex()]
+    for one, got in zip(real, fast.moments_of_each([fast.flattened(one) for one in real]), strict=True):
+        assert got == pytest.approx(fast.moments(one), rel=1e-9, nan_ok=True)
+    assert fast.moments_of_each([]) == []
+
+
+def test_resident_tensors_are_found_where_they_are_and_as_they_are():
+    weights = [nn.Parameter(drawn(n, seed=n)) for n in (10, 9000, 100_000)]
+    resident = Resident(weights)
+
+    def check():
+        for one, got in zip(weights, resident.moments(), strict=True):
+            assert got == pytest.approx(fast.moments(one), rel=1e-9)
+
+    check()
+    with torch.no_grad():
+        weights[0].mul_(3)
+    check()
+    weights[1].data = drawn(77)
+    check()
+    weights[2].data = weights[2].data.view(100, 1000).T
+    check()
+    for dtype in (torch.bfloat16, torch.float64):
+        for one in weights:
+            one.data = one.data.to(dtype)
+        check()
 
 
 def test_pooling_is_the_same_in_any_order():
