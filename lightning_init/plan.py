@@ -83,7 +83,7 @@ def make_plan(
     found = places(model)
     _refuse_lazy(found)
     planner = _Planner(
-        default=initializers.get(initializer),
+        default=initializers.get(initializer).on(model),
         rules=normalize_rules(rules),
         asked=nonlinearity,
         nonlinearity=_followers(model, nonlinearity),

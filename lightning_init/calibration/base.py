@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import ClassVar, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_init._names import clean
 from lightning_init._running import Call, as_it_was, call_of, naming_layers, refuse_unready
-from lightning_init.fans import Layout, layout
+from lightning_init.fans import Fans, Layout, Shape, layout
+from lightning_init.initializers.base import Initializer
 from lightning_init.placement import Place, places, restored_on_error
 from lightning_init.plan import role_of
 from lightning_init.rules import InitializerLike
@@ -63,8 +65,38 @@ class Adjustments:
 
 
 @dataclass(frozen=True)
-class Calibration(ABC):
-    """Adjusts weights to data; subclasses are frozen dataclasses whose fields are their settings."""
+class Calibration(Initializer):
+    """Adjusts weights to data; subclasses are frozen dataclasses whose fields are their settings.
+
+    It goes wherever an initializer of a whole model goes, as long as there are data: `InitCallback`, `calibrate`.
+    """
+
+    needs_model: ClassVar[bool] = True
+
+    def on(self, model: nn.Module) -> NoReturn:
+        """Refuse: without data there is nothing to adjust to."""
+        del model
+        self._refuse()
+
+    def check(self, shape: Shape, layout: Layout | None) -> None:
+        """Refuse, as `on`."""
+        del shape, layout
+        self._refuse()
+
+    def target_std(self, shape: Shape, fans: Fans | None) -> None:
+        """Return None: the data decide."""
+
+    def fill_(self, block: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:
+        """Refuse, as `on`."""
+        del block, fans, generator
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        name = type(self).__name__
+        raise ValueError(
+            f"initializer {self.label} needs data and the whole model: use lightning_init.calibrate(model, {name}(), "
+            f"batches), or InitCallback({name}()), which takes the Trainer's training data"
+        )
 
     @property
     @abstractmethod

@@ -68,7 +68,7 @@ class Lsuv(Calibration):
     def _settle(self, unit: Unit, output: Tensor, again: Again) -> Adjustment:
         before = after = variance(output)
         factor, count = 1.0, 0
-        while abs(after - 1) >= self.tolerance and count < self.iterations:
+        while not abs(after - 1) < self.tolerance and count < self.iterations:
             _check_movable(unit, after)
             step = 1 / math.sqrt(after)
             unit.place.write_(unit.place.read() * step)

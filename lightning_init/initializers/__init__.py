@@ -12,7 +12,7 @@ from lightning_init.initializers.identity import Dirac, Eye, Identity
 from lightning_init.initializers.mean_field import EdgeOfChaos, MeanField
 from lightning_init.initializers.orthogonal import DeltaOrthogonal, Orthogonal
 from lightning_init.initializers.pretrained import Pretrained
-from lightning_init.initializers.registry import from_config, get, names
+from lightning_init.initializers.registry import from_config, get, names, register
 from lightning_init.initializers.rule_of_thumb import NormalRule, UniformRule
 from lightning_init.initializers.siren import Siren
 from lightning_init.initializers.sparse import Sparse
@@ -80,4 +80,5 @@ __all__ = [
     "from_config",
     "get",
     "names",
+    "register",
 ]

@@ -1,0 +1,67 @@
+"""A calibration within a Trainer: on rank zero, with a batch of its training data, and the same on every rank."""
+
+from __future__ import annotations
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_init.calibration import Calibration, apply_calibrated_
+from lightning_init.calibration.batches import undrawn
+from lightning_init.callbacks._data import first_batch, taking_batches, training_data
+from lightning_init.callbacks._trainer import is_a
+from lightning_init.plan import Plan
+from lightning_init.report import Report
+
+_LINES = 10  # of progress
+
+
+def calibrated(trainer: Trainer, pl_module: LightningModule, plan: Plan, calibration: Calibration) -> Report:
+    """Write `plan` into `pl_module`, calibrate it, and return the report; every rank ends with the same values.
+
+    Raises:
+        RuntimeError: on the other ranks, where rank zero has failed.
+        TypeError, ValueError: as `apply_calibrated_`; the model is then exactly as it was.
+    """
+    report, failure = None, None
+    with undrawn(()):
+        data = training_data(trainer)  # on every rank: making it may be collective
+        if trainer.is_global_zero:
+            try:
+                report = _on_rank_zero(trainer, pl_module, plan, calibration, data)
+            except Exception as error:  # noqa: BLE001 - told to the other ranks, which would wait for ever
+                failure = error
+    message = trainer.strategy.broadcast(None if failure is None else f"{type(failure).__name__}: {failure}")
+    if failure is not None:
+        raise failure
+    if message is not None:
+        raise RuntimeError(f"the calibration on rank zero has failed: {message}")
+    if trainer.world_size > 1:
+        for assignment in plan.assignments:
+            for parameter in assignment.place.stored.values():
+                parameter.data.copy_(trainer.strategy.broadcast(parameter.data))
+    everywhere = trainer.strategy.broadcast(report)
+    assert everywhere is not None
+    return everywhere
+
+
+def _on_rank_zero(
+    trainer: Trainer, pl_module: LightningModule, plan: Plan, calibration: Calibration, data: object
+) -> Report:
+    rank_zero_info(f"InitCallback: calibrating with {calibration.label} on the first batch of the training data.")
+    with first_batch(trainer, data) as batch, taking_batches(pl_module, batch) as arguments:
+        return apply_calibrated_(plan, pl_module, calibration, [arguments], _say)[0]
+
+
+def _say(layer: str, done: int, total: int) -> None:
+    """Show progress in a few lines, however many layers there are."""
+    if done == total or done % max(1, total // _LINES) == 0:
+        rank_zero_info(f"InitCallback: calibrated {layer}, {done} of {total} layers.")
+
+
+def refuse_shards(trainer: Trainer) -> None:
+    """Raise NotImplementedError for a strategy under which no rank can run the whole model by itself."""
+    if not any(is_a(trainer.strategy, name) for name in ("SingleDeviceStrategy", "DDPStrategy")):
+        raise NotImplementedError(
+            f"a calibration runs the whole model on rank zero, and {type(trainer.strategy).__name__} shards it: use "
+            "lightning_init.calibrate before training, and Trainer without a calibration"
+        )

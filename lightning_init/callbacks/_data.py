@@ -1,0 +1,78 @@
+"""Batches of a Trainer's training data before training begins, and how its model takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.utils._pytree import tree_map
+
+from lightning_init.calibration.batches import undrawn
+from lightning_init.callbacks._trainer import is_a
+
+
+def training_data(trainer: Trainer) -> object:
+    """Return the Trainer's training data: a DataLoader, any iterable, or a collection of these.
+
+    Raises:
+        ValueError: if there are none.
+        TypeError: if they can be read only once.
+    """
+    source = trainer.fit_loop._data_source  # noqa: SLF001 (where Lightning keeps it until the fit loop runs)
+    data = source.dataloader() if source.is_defined() else None
+    if data is None:
+        raise ValueError("a calibration needs training data, and the Trainer has none (no train_dataloader)")
+    if isinstance(data, Iterator):
+        raise TypeError(
+            f"the training data are a {type(data).__name__}, which can be read only once: a batch for the calibration "
+            "would be missing in training; give a DataLoader, or use lightning_init.calibrate before"
+        )
+    if isinstance(data, CombinedLoader):
+        return data.flattened[0] if data._mode == "sequential" else data.iterables  # noqa: SLF001 (no public name)
+    return data
+
+
+@contextmanager
+def first_batch(trainer: Trainer, data: object) -> Iterator[object]:
+    """Yield the first batch as training would see it, on the device of the strategy; nothing of the data is used up."""
+    with ExitStack() as stack:
+
+        def first(loader: Iterable[object]) -> object:
+            for batch in stack.enter_context(undrawn(loader)):
+                return batch
+            raise ValueError(f"the training data are empty: {type(loader).__name__} gives no batch to calibrate with")
+
+        batch = tree_map(first, data)
+        yield trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
+
+
+@contextmanager
+def taking_batches(pl_module: LightningModule, batch: object) -> Iterator[object]:
+    """Yield the batch for `pl_module(...)`; a module without `forward` runs its `training_step` meanwhile.
+
+    What that step logs is dropped, and its metrics are put back.
+    """
+    if is_overridden("forward", pl_module, LightningModule):
+        yield batch
+        return
+    if not pl_module.automatic_optimization:
+        raise ValueError(
+            f"{type(pl_module).__name__} has no forward, and its training_step optimizes by itself: give it a forward "
+            "that takes a batch's inputs, or use lightning_init.calibrate before"
+        )
+    silent = {"log": lambda *_, **__: None, "log_dict": lambda *_, **__: None}
+    before = {name: vars(pl_module)[name] for name in (*silent, "forward") if name in vars(pl_module)}
+    metrics = [(one, deepcopy(vars(one))) for one in pl_module.modules() if is_a(one, "Metric")]
+    vars(pl_module).update(silent, forward=lambda batch: pl_module.training_step(batch, 0))
+    try:
+        yield (batch,)
+    finally:
+        for name in (*silent, "forward"):
+            vars(pl_module).pop(name, None)
+        vars(pl_module).update(before)
+        for metric, state in metrics:
+            vars(metric).update(state)
