@@ -250,6 +250,7 @@ class _Planner:
         resolved = initializer.resolve(place.module, place.leaf, place.shape, place.names)
         if resolved is None:
             return Assignment(place, None, None, f"kept: {initializer.missing(place.name)}", claimed=False)
+        why += initializer.reason(place.module, place.leaf, place.shape, place.names)
         return Assignment(place, resolved, None if resolved.complete else layout, why)
 
     def _layout(self, place: Place) -> Layout | None:

@@ -22,6 +22,7 @@ LAYERS = [
     {"plan"},
     {"apply"},
     {"calibration"},
+    {"auto"},
     {"signals"},
     {"event_writer"},
     {"diagnosis"},

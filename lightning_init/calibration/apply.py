@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_init import initializers
 from lightning_init.apply import apply_, population_std
-from lightning_init.calibration.base import Adjustments, Calibration, Progress
+from lightning_init.calibration.base import Adjustments, Calibration, Progress, first
 from lightning_init.calibration.batches import undrawn
 from lightning_init.nonlinearities import Nonlinearity
 from lightning_init.plan import FansFrom, Frozen, Plan, make_plan
@@ -61,6 +61,9 @@ def calibrate(
     found = initializers.get(calibration)
     if not isinstance(found, Calibration):
         raise TypeError(f"calibration must look at data, as lsuv does, got {found}: initialize is for this one")
+    with undrawn(batches) as copies:
+        batch = first(copies)
+    found, batches = found.seeing(batch), [batch]
     plan = make_plan(
         model,
         found.start,

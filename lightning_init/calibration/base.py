@@ -12,6 +12,7 @@ from typing import ClassVar, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from typing_extensions import Self
 
 from lightning_init._names import clean
 from lightning_init._running import Call, as_it_was, call_of, naming_layers, refuse_unready
@@ -73,6 +74,16 @@ class Calibration(Initializer):
 
     needs_model: ClassVar[bool] = True
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether it does more than its start."""
+        return True
+
+    def seeing(self, batch: object) -> Self:
+        """Return the same with a batch to look at, if it looks at one before the weights are drawn."""
+        del batch
+        return self
+
     def on(self, model: nn.Module) -> NoReturn:
         """Refuse: without data there is nothing to adjust to."""
         del model
@@ -131,7 +142,7 @@ class Calibration(Initializer):
             TypeError, ValueError: there is no batch, the model fails, or a layer cannot be moved; the layer is named
                 and the model is exactly as it was.
         """
-        call = call_of(model, _first(batches))
+        call = call_of(model, first(batches))
         refuse_unready(model)
         with as_it_was(model), torch.inference_mode(mode=False):
             torch.manual_seed(seed)
@@ -141,7 +152,8 @@ class Calibration(Initializer):
         return Adjustments(str(self), tuple(done))
 
 
-def _first(batches: Iterable[object]) -> object:
+def first(batches: Iterable[object]) -> object:
+    """Return the first of `batches`."""
     if isinstance(batches, (torch.Tensor, dict)):
         raise TypeError(f"batches must be an iterable of batches, got one {type(batches).__name__}: give [batch]")
     for batch in batches:

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_init import initializers
+from lightning_init._running import call_of
+from lightning_init.auto import Auto
 from lightning_init.calibration import Calibration, apply_calibrated_
 from lightning_init.calibration.batches import undrawn
 from lightning_init.callbacks._data import first_batch, taking_batches, training_data
 from lightning_init.callbacks._trainer import is_a
 from lightning_init.plan import Plan
 from lightning_init.report import Report
+from lightning_init.rules import InitializerLike
 
 _LINES = 10  # of progress
+
+
+@contextmanager
+def looking(trainer: Trainer, pl_module: LightningModule, initializer: InitializerLike) -> Iterator[InitializerLike]:
+    """Yield what the plan is made with: `auto` sees the first training batch of rank zero, if there is one."""
+    found = initializers.get(initializer)
+    if not isinstance(found, Calibration):
+        yield initializer
+        return
+    if not isinstance(found, Auto) or found.batch is not None or pl_module.example_input_array is not None:
+        yield found.start
+        return
+    with ExitStack() as stack:
+        stack.enter_context(undrawn(()))
+        batch, arguments = None, None
+        try:
+            data = training_data(trainer)
+            if trainer.is_global_zero:
+                batch = stack.enter_context(first_batch(trainer, data))
+            batch = trainer.strategy.broadcast(batch)
+            arguments = stack.enter_context(taking_batches(pl_module, batch))
+            call_of(pl_module, arguments)
+        except (TypeError, ValueError) as error:
+            rank_zero_info(f"InitCallback: auto does without a batch: {error}")
+            arguments = None
+        yield found.seeing(arguments).start
 
 
 def calibrated(trainer: Trainer, pl_module: LightningModule, plan: Plan, calibration: Calibration) -> Report:

@@ -16,7 +16,7 @@ from lightning_init._names import clean
 from lightning_init.apply import apply_
 from lightning_init.calibration import Calibration
 from lightning_init.callbacks import _marks
-from lightning_init.callbacks._calibrating import calibrated, refuse_shards
+from lightning_init.callbacks._calibrating import calibrated, looking, refuse_shards
 from lightning_init.callbacks._settings import plain, plain_rule, record
 from lightning_init.callbacks._trainer import (
     after_next,
@@ -93,7 +93,7 @@ class InitCallback(Callback):
             raise TypeError(f"monitor must be True, False or a SignalMonitor, got {monitor!r}")
         self.initializer = initializer
         found = initializers.get(initializer)
-        self.calibration = found if isinstance(found, Calibration) else None
+        self.calibration = found if isinstance(found, Calibration) and found.needs_data else None
         self.rules = rules
         self.nonlinearity = nonlinearity
         self.bias = bias
@@ -232,17 +232,18 @@ class InitCallback(Callback):
             self._leave(pl_module)
             return
         seed = self.seed if self.seed is not None else trainer.strategy.broadcast(torch.initial_seed())
-        plan = make_plan(
-            pl_module,
-            self.initializer if self.calibration is None else self.calibration.start,
-            rules=self.rules,
-            nonlinearity=self.nonlinearity,
-            bias=self.bias,
-            frozen=self.frozen,
-            seed=seed,
-            strict=self.strict,
-            fans=self.fans,
-        )
+        with looking(trainer, pl_module, self.initializer) as initializer:
+            plan = make_plan(
+                pl_module,
+                initializer,
+                rules=self.rules,
+                nonlinearity=self.nonlinearity,
+                bias=self.bias,
+                frozen=self.frozen,
+                seed=seed,
+                strict=self.strict,
+                fans=self.fans,
+            )
         plan = _only(fresh, plan)
         _warn_of_trained_weights(pl_module, plan)
         if self.calibration is not None:

@@ -9,6 +9,7 @@ from lightning_init.initializers.distributions import Normal, TruncatedNormal, T
 from lightning_init.initializers.forget_gate import ForgetGateBias
 from lightning_init.initializers.hadamard import HadamardIdentity, ZerO
 from lightning_init.initializers.identity import Dirac, Eye, Identity
+from lightning_init.initializers.looks_linear import LooksLinear
 from lightning_init.initializers.mean_field import EdgeOfChaos, MeanField
 from lightning_init.initializers.orthogonal import DeltaOrthogonal, Orthogonal
 from lightning_init.initializers.pretrained import Pretrained
@@ -58,6 +59,7 @@ __all__ = [
     "LecunNormal",
     "LecunTruncatedNormal",
     "LecunUniform",
+    "LooksLinear",
     "MeanField",
     "Normal",
     "NormalRule",

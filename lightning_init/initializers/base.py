@@ -81,6 +81,11 @@ class Initializer(ABC):
         del module, parameter_name, shape, names
         return self
 
+    def reason(self, module: nn.Module, parameter_name: str, shape: Shape, names: Sequence[str]) -> str:
+        """Return why `resolve` gives what it gives, to be put behind what the parameter is; empty without a choice."""
+        del module, parameter_name, shape, names
+        return ""
+
     def missing(self, name: str) -> str:
         """Return why `resolve` has nothing for the parameter `name`."""
         del name
