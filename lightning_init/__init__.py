@@ -1,6 +1,6 @@
 """Weight initialization for PyTorch Lightning: sets the variance each layer should have, shows it, and checks it."""
 
-from lightning_init import fans, initializers
+from lightning_init import fans, initializers, structural
 from lightning_init.apply import initialize
 from lightning_init.calibration import calibrate
 from lightning_init.callbacks import InitCallback, SignalMonitor
@@ -18,4 +18,5 @@ __all__ = [
     "fans",
     "initialize",
     "initializers",
+    "structural",
 ]

@@ -217,8 +217,10 @@ class _Planner:
 
     def _by_default(self, place: Place) -> Assignment:
         role, owner = role_of(place), place.owner
-        if isinstance(self.default, initializers.Pretrained):
-            return self._resolved(self.default, place, None, "pretrained")
+        if self.default.claims(place.names):
+            pretrained = isinstance(self.default, initializers.Pretrained)
+            what, known = ("pretrained", None) if pretrained else (f"{owner}.{place.leaf}", self._layout(place))
+            return self._resolved(self.default, place, known, what)
         if role == "normalization":
             return Assignment(place, None, None, "kept: a normalization keeps its ones and zeros")
         if role == "other":

@@ -24,6 +24,7 @@ LAYERS = [
     {"calibration"},
     {"auto"},
     {"signals"},
+    {"structural"},
     {"event_writer"},
     {"diagnosis"},
     {"callbacks"},

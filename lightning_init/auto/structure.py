@@ -48,11 +48,28 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A residual branch: its layers in the order in which they run, and what could switch it off.
+
+    Args:
+        layers: paths of the layers on the branch alone.
+        end: the layer whose output, dropped out or rescaled at most, is the branch; None if something else ends it.
+        switch: full name of the parameter that multiplies the whole branch: a scalar, a normalization's or the end's
+            weight; None if there is none.
+    """
+
+    layers: tuple[str, ...]
+    end: str | None
+    switch: str | None
+
+
+@dataclass(frozen=True)
 class Structure:
-    """The layers in the order in which they run, and how many residual additions there are."""
+    """The layers in the order in which they run, the residual branches, and how many additions there are."""
 
     layers: dict[str, Found]
     additions: int
+    branches: tuple[Branch, ...] = ()
 
 
 def structure(walk: Walk) -> Structure:
@@ -77,12 +94,13 @@ def structure(walk: Walk) -> Structure:
     _count_chains(found)
     for name, module in walk.modules():
         found.update({one.name: one for one in _in_block(name, module)})
-    additions = [pair for node in walk.graph.nodes if (pair := _residual(walk, node)) is not None]
-    for _, branch in additions:
-        for end in _ends(walk, branch):
-            if end in found:
-                found[end].branch = True
-    return Structure(found, len(additions) + sum(one.branch for one in found.values() if one.order < 0))
+    inside = sum(one.branch for one in found.values() if one.order < 0)
+    pairs = [pair for node in walk.graph.nodes if (pair := _residual(walk, node)) is not None]
+    branches = tuple(_branch(walk, *pair) for pair in pairs)
+    for branch in branches:
+        if branch.end in found:
+            found[branch.end].branch = True
+    return Structure(found, len(branches) + inside, branches)
 
 
 def _in_block(name: str, module: nn.Module) -> Iterator[Found]:
@@ -181,11 +199,28 @@ def _residual(walk: Walk, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     return (inputs[0], inputs[1]) if own[0] < own[1] else (inputs[1], inputs[0])
 
 
-def _ends(walk: Walk, branch: fx.Node) -> list[str]:
-    """Return the layer whose output, dropped out or rescaled at most, is the branch."""
+def _branch(walk: Walk, stream: fx.Node, branch: fx.Node) -> Branch:
+    """Return what is on the branch and not on the stream."""
+    own = walk.above(branch) - walk.above(stream)
+    layers = dict.fromkeys(name for node in walk.graph.nodes if node in own for name in walk.names_at(node))
+    switch = None
     for node in (branch, *walk.back(branch)):
+        switch = switch or _multiplier(walk, node)
         if walk.is_layer(node):
-            return walk.names_at(node)
+            end = walk.names_at(node)[0]
+            return Branch(tuple(layers), end, switch or f"{end}.weight")
         if walk.nonlinearity(node) is not None or operation(node) == "add":
             break
-    return []
+    return Branch(tuple(layers), None, switch)
+
+
+def _multiplier(walk: Walk, node: fx.Node) -> str | None:
+    """Return the name of the parameter that a node multiplies the signal by."""
+    module = walk.module_at(node)
+    if module is not None:
+        scales = "Norm" in type(module).__name__ and getattr(module, "weight", None) is not None
+        return f"{node.target}.weight" if scales else None
+    if operation(node) != "mul":
+        return None
+    constants = [source for source in node.all_input_nodes if isinstance(source.meta.get("value"), nn.Parameter)]
+    return str(constants[0].target) if constants else None

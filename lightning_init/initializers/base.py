@@ -69,6 +69,11 @@ class Initializer(ABC):
         del model
         return self
 
+    def claims(self, names: Sequence[str]) -> bool:
+        """Return whether this parameter is to be asked for, whatever it is to its module (a scale, an unknown one)."""
+        del names
+        return False
+
     def resolve(self, module: nn.Module, parameter_name: str, shape: Shape, names: Sequence[str]) -> Initializer | None:
         """Return the initializer of one parameter; None if this one has no value for it.
 
