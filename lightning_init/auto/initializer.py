@@ -97,7 +97,7 @@ class Auto(Calibration):
         planned = _chosen(model, batch).choices
 
         def settle(unit: Unit, output: Tensor, again: Again) -> Adjustment:
-            choice = planned.get(unit.layer)
+            choice = planned.get(unit.place.module_name)  # attention is scaled at its out_proj
             before = variance(output)
             if not math.isfinite(before):
                 raise ValueError(f"layer {unit.layer}: its output is not finite, so no factor gives it a variance")

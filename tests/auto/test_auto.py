@@ -196,6 +196,10 @@ def test_transformers(norm_first):
     assert "ends one of 6 residual branches (x 0.408)" in why(report, "1.layers.0.self_attn.out_proj.weight")
     assert "behind gelu: gain 1.534, ends one of 6" in why(report, "1.layers.2.linear2.weight")
     assert "behind a normalization: gain 1" in why(report, "1.layers.1.linear1.weight")
+    x = torch.randn(4, 16, 32, generator=torch.Generator().manual_seed(0))
+    calibrate(model, "auto", [x], seed=0)
+    variances = {one.name: one.activation_variance for one in diagnose(model, x).profile.spine}
+    assert variances["1.layers.0.self_attn"] == pytest.approx(1 / 6, rel=0.02)  # without averaging over 16 tokens
 
 
 def test_embeddings_and_recurrent_layers():
