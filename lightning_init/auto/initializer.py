@@ -161,7 +161,7 @@ def _chosen(model: nn.Module, batch: object) -> Chosen:
         )
         return Chosen({name: _guess(one) for name, one in followers(model).items()}, "not followed")
     found = choices(structure(walk), _square(model, batch))
-    return Chosen({clean(name): choice for name, choice in found.items()}, how)
+    return Chosen({clean(name, model): choice for name, choice in found.items()}, how)
 
 
 def _guess(follower: Follower) -> Choice:

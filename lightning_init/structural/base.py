@@ -40,11 +40,11 @@ class Structural(Initializer):
         walk, how = dataflow(model)
         if walk is None:
             raise ValueError(f"{self.label} must follow the data flow of {type(model).__name__}, and cannot: {how}")
-        return self.assigned(self.special(model, structure(walk)))
+        return self.assigned(model, self.special(model, structure(walk)))
 
-    def assigned(self, special: Special) -> Initializer:
+    def assigned(self, model: nn.Module, special: Special) -> Initializer:
         """Return the initializer that gives these parameters what they get, and the rest the rest."""
-        return Assigned({clean(name): one for name, one in special.items()}, self.rest)
+        return Assigned({clean(name, model): one for name, one in special.items()}, self.rest)
 
     def check(self, shape: Shape, layout: Layout | None) -> None:
         """Refuse: alone, a tensor has no architecture."""

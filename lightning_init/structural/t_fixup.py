@@ -59,7 +59,7 @@ class TFixup(Structural):
 
     def on(self, model: nn.Module) -> Initializer:
         """Return what each parameter of `model` gets; the data flow between the layers does not matter."""
-        return self.assigned(self.special(model, Structure({}, 0)))
+        return self.assigned(model, self.special(model, Structure({}, 0)))
 
     def special(self, model: nn.Module, found: Structure) -> Special:
         """Return the scaled weights."""
