@@ -91,8 +91,11 @@ class Auto(Calibration):
             self._refuse()
         return _chosen(model, self.batch)
 
-    def adjust(self, model: nn.Module, call: Call, units: Sequence[Unit], progress: Progress) -> list[Adjustment]:
+    def adjust(
+        self, model: nn.Module, calls: Sequence[Call], units: Sequence[Unit], progress: Progress
+    ) -> list[Adjustment]:
         """Scale each layer until its output has the variance that was planned for it, in one pass."""
+        call = calls[0]
         batch = self.batch if self.batch is not None else dict(call.kwargs) or call.args
         planned = _chosen(model, batch).choices
 

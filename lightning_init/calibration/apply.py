@@ -62,8 +62,8 @@ def calibrate(
     if not isinstance(found, Calibration):
         raise TypeError(f"calibration must look at data, as lsuv does, got {found}: initialize is for this one")
     with undrawn(batches) as copies:
-        batch = first(copies)
-    found, batches = found.seeing(batch), [batch]
+        seen = first(copies, found.takes)
+    found = found.seeing(seen[0])
     plan = make_plan(
         model,
         found.start,
@@ -75,7 +75,7 @@ def calibrate(
         strict=strict,
         fans=fans,
     )
-    return apply_calibrated_(plan, model, found, batches, progress)[0]
+    return apply_calibrated_(plan, model, found, seen, progress)[0]
 
 
 def apply_calibrated_(

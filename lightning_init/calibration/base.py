@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import ClassVar, NoReturn
 
 import torch
@@ -114,9 +115,16 @@ class Calibration(Initializer):
     def start(self) -> InitializerLike:
         """The initializer that the weights get first."""
 
+    @property
+    def takes(self) -> int:
+        """How many batches it looks at, at most."""
+        return 1
+
     @abstractmethod
-    def adjust(self, model: nn.Module, call: Call, units: Sequence[Unit], progress: Progress) -> list[Adjustment]:
-        """Adjust the weights of `units` on one batch; the caller takes care of everything else."""
+    def adjust(
+        self, model: nn.Module, calls: Sequence[Call], units: Sequence[Unit], progress: Progress
+    ) -> list[Adjustment]:
+        """Adjust the weights of `units` on the batches `calls`; the caller takes care of everything else."""
 
     def calibrate_(
         self,
@@ -127,13 +135,13 @@ class Calibration(Initializer):
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Adjustments:
-        """Adjust the weights of `model` to the first of `batches`, and return what was done.
+        """Adjust the weights of `model` to the first of `batches` (`takes` of them), and return what was done.
 
         Train or eval mode, buffers (running statistics), gradients, hooks and random streams are as before.
 
         Args:
             model: initialized; it runs in the mode that it is in.
-            batches: batches as `lightning_init.diagnose` takes them, such as a DataLoader; one is taken.
+            batches: batches as `lightning_init.diagnose` takes them, such as a DataLoader.
             only: full names of the parameters that may be changed; None allows all that require a gradient.
             seed: of the random streams while the model runs (dropout).
             progress: called with the name of each layer, the number of those done, and of all.
@@ -142,23 +150,24 @@ class Calibration(Initializer):
             TypeError, ValueError: there is no batch, the model fails, or a layer cannot be moved; the layer is named
                 and the model is exactly as it was.
         """
-        call = call_of(model, first(batches))
+        calls = [call_of(model, batch) for batch in first(batches, self.takes)]
         refuse_unready(model)
         with as_it_was(model), torch.inference_mode(mode=False):
             torch.manual_seed(seed)
-            units = _units(model, call, only)
+            units = _units(model, calls[0], only)
             with restored_on_error([unit.place for unit in units] + [place for u in units for place in u.others]):
-                done = self.adjust(model, call, units, progress or (lambda *_: None))
+                done = self.adjust(model, calls, units, progress or (lambda *_: None))
         return Adjustments(str(self), tuple(done))
 
 
-def first(batches: Iterable[object]) -> object:
-    """Return the first of `batches`."""
+def first(batches: Iterable[object], number: int = 1) -> list[object]:
+    """Return the first `number` of `batches`; fewer, if there are no more."""
     if isinstance(batches, (torch.Tensor, dict)):
         raise TypeError(f"batches must be an iterable of batches, got one {type(batches).__name__}: give [batch]")
-    for batch in batches:
-        return batch
-    raise ValueError("batches is empty: the data loader has nothing left to calibrate with")
+    found = list(islice(batches, number))
+    if not found:
+        raise ValueError("batches is empty: the data loader has nothing left to calibrate with")
+    return found
 
 
 # --- what can be adjusted --------------------------------------------------------------------------------------------

@@ -61,9 +61,11 @@ class Lsuv(Calibration):
         """The initializer that the weights get first."""
         return self.initializer
 
-    def adjust(self, model: nn.Module, call: Call, units: Sequence[Unit], progress: Progress) -> list[Adjustment]:
+    def adjust(
+        self, model: nn.Module, calls: Sequence[Call], units: Sequence[Unit], progress: Progress
+    ) -> list[Adjustment]:
         """Scale each layer in one pass through the model."""
-        return walk(model, call, units, self._settle, progress)
+        return walk(model, calls[0], units, self._settle, progress)
 
     def _settle(self, unit: Unit, output: Tensor, again: Again) -> Adjustment:
         before = after = variance(output)

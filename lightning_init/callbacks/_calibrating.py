@@ -13,7 +13,7 @@ from lightning_init._running import call_of
 from lightning_init.auto import Auto
 from lightning_init.calibration import Calibration, apply_calibrated_
 from lightning_init.calibration.batches import undrawn
-from lightning_init.callbacks._data import first_batch, taking_batches, training_data
+from lightning_init.callbacks._data import first_batches, taking_batches, training_data
 from lightning_init.callbacks._trainer import is_a
 from lightning_init.plan import Plan
 from lightning_init.report import Report
@@ -34,13 +34,14 @@ def looking(trainer: Trainer, pl_module: LightningModule, initializer: Initializ
         return
     with ExitStack() as stack:
         stack.enter_context(undrawn(()))
-        batch, arguments = None, None
+        batches, arguments = None, None
         try:
             data = training_data(trainer)
             if trainer.is_global_zero:
-                batch = stack.enter_context(first_batch(trainer, data))
-            batch = trainer.strategy.broadcast(batch)
-            arguments = stack.enter_context(taking_batches(pl_module, batch))
+                batches = stack.enter_context(first_batches(trainer, data))
+            batches = trainer.strategy.broadcast(batches)
+            assert batches is not None
+            (arguments,) = stack.enter_context(taking_batches(pl_module, batches))
             call_of(pl_module, arguments)
         except (TypeError, ValueError) as error:
             rank_zero_info(f"InitCallback: auto does without a batch: {error}")
@@ -80,9 +81,9 @@ def calibrated(trainer: Trainer, pl_module: LightningModule, plan: Plan, calibra
 def _on_rank_zero(
     trainer: Trainer, pl_module: LightningModule, plan: Plan, calibration: Calibration, data: object
 ) -> Report:
-    rank_zero_info(f"InitCallback: calibrating with {calibration.label} on the first batch of the training data.")
-    with first_batch(trainer, data) as batch, taking_batches(pl_module, batch) as arguments:
-        return apply_calibrated_(plan, pl_module, calibration, [arguments], _say)[0]
+    rank_zero_info(f"InitCallback: calibrating with {calibration.label} on the training data.")
+    with first_batches(trainer, data, calibration.takes) as batches, taking_batches(pl_module, batches) as arguments:
+        return apply_calibrated_(plan, pl_module, calibration, arguments, _say)[0]
 
 
 def _say(layer: str, done: int, total: int) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from itertools import islice
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_init.calibration.batches import undrawn
 from lightning_init.callbacks._trainer import is_a
@@ -37,27 +38,27 @@ def training_data(trainer: Trainer) -> object:
 
 
 @contextmanager
-def first_batch(trainer: Trainer, data: object) -> Iterator[object]:
-    """Yield the first batch as training would see it, on the device of the strategy; nothing of the data is used up."""
+def first_batches(trainer: Trainer, data: object, number: int = 1) -> Iterator[list[object]]:
+    """Yield the first batches as training would see them, on the device of the strategy; no data are used up."""
     with ExitStack() as stack:
-
-        def first(loader: Iterable[object]) -> object:
-            for batch in stack.enter_context(undrawn(loader)):
-                return batch
-            raise ValueError(f"the training data are empty: {type(loader).__name__} gives no batch to calibrate with")
-
-        batch = tree_map(first, data)
-        yield trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
+        loaders, structure = tree_flatten(data)  # Lightning takes collections of loaders
+        streams = zip(*[stack.enter_context(undrawn(loader)) for loader in loaders], strict=False)
+        batches = [tree_unflatten(batch, structure) for batch in islice(streams, number)]
+        if not batches:
+            kinds = ", ".join(type(loader).__name__ for loader in loaders)
+            raise ValueError(f"the training data are empty: {kinds} gives no batch to calibrate with")
+        strategy = trainer.strategy
+        yield [trainer.precision_plugin.convert_input(strategy.batch_to_device(batch)) for batch in batches]
 
 
 @contextmanager
-def taking_batches(pl_module: LightningModule, batch: object) -> Iterator[object]:
-    """Yield the batch for `pl_module(...)`; a module without `forward` runs its `training_step` meanwhile.
+def taking_batches(pl_module: LightningModule, batches: list[object]) -> Iterator[list[object]]:
+    """Yield the batches for `pl_module(...)`; a module without `forward` runs its `training_step` meanwhile.
 
     What that step logs is dropped, and its metrics are put back.
     """
     if is_overridden("forward", pl_module, LightningModule):
-        yield batch
+        yield batches
         return
     if not pl_module.automatic_optimization:
         raise ValueError(
@@ -69,7 +70,7 @@ def taking_batches(pl_module: LightningModule, batch: object) -> Iterator[object
     metrics = [(one, deepcopy(vars(one))) for one in pl_module.modules() if is_a(one, "Metric")]
     vars(pl_module).update(silent, forward=lambda batch: pl_module.training_step(batch, 0))
     try:
-        yield (batch,)
+        yield [(batch,) for batch in batches]
     finally:
         for name in (*silent, "forward"):
             vars(pl_module).pop(name, None)

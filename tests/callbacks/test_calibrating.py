@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lightning_init import InitCallback, initialize
-from lightning_init.calibration import Krahenbuhl, Lsuv
+from lightning_init.calibration import DenoisingAutoencoders, Krahenbuhl, Lsuv
 
 pytestmark = pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__`")
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
@@ -132,6 +132,19 @@ def test_training_sees_the_same_batches_and_random_numbers_as_without(tmp_path, 
         assert torch.equal(z, c)
         assert n == d
     assert not torch.equal(calibrated.first["net.0.weight"], plain.first["net.0.weight"])
+
+
+@pytest.mark.parametrize("kind", [Lit, WithForward])
+def test_a_pretraining_takes_several_batches_and_training_sees_the_same(tmp_path, kind):
+    def module():
+        return kind(nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)))
+
+    with_it, without, init = module(), module(), callback(DenoisingAutoencoders(batches=3, epochs=2))
+    fit(tmp_path, with_it, init, data=shuffled())
+    fit(tmp_path, without, data=shuffled())
+    assert "in 6 steps" in init.report.entries[0].why
+    for one, other in zip(with_it.seen[-len(without.seen) :], without.seen, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_data_hooks_that_draw_are_not_noticed_either(tmp_path):
