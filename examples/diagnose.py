@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from examples import arguments, initializer, names  # noqa: F401  (names registers the resolver that config.yaml uses)
 from examples.data import ImageData
 from examples.errors import UsageError
-from lightning_init import initialize
+from lightning_init import calibrate, initialize
+from lightning_init.calibration import Calibration
 from lightning_init.diagnosis import Diagnosis, diagnose
 
 SAMPLES = 256
@@ -34,8 +35,12 @@ def diagnosis(config: DictConfig) -> Diagnosis:
     torch.manual_seed(config.seed)
     model = instantiate(config.model, input_shape=data.image_shape, num_classes=data.num_classes, _convert_="all")
     options = OmegaConf.to_container(config.init, resolve=True)
-    initialize(model, initializer.build(config.initializer), seed=config.seed, **options)
-    return diagnose(model, data.train.tensors[0][:SAMPLES])
+    chosen, images = initializer.build(config.initializer), data.train.tensors[0][:SAMPLES]
+    if isinstance(chosen, Calibration):
+        calibrate(model, chosen, [images], seed=config.seed, **options)
+    else:
+        initialize(model, chosen, seed=config.seed, **options)
+    return diagnose(model, images)
 
 
 def main(overrides: Sequence[str]) -> None:

@@ -83,7 +83,7 @@ def make_plan(
     found = places(model)
     _refuse_lazy(found)
     planner = _Planner(
-        default=initializers.get(initializer),
+        default=initializers.get(initializer).on(model),
         rules=normalize_rules(rules),
         asked=nonlinearity,
         nonlinearity=_followers(model, nonlinearity),
@@ -217,8 +217,10 @@ class _Planner:
 
     def _by_default(self, place: Place) -> Assignment:
         role, owner = role_of(place), place.owner
-        if isinstance(self.default, initializers.Pretrained):
-            return self._resolved(self.default, place, None, "pretrained")
+        if self.default.claims(place.names):
+            pretrained = isinstance(self.default, initializers.Pretrained)
+            what, known = ("pretrained", None) if pretrained else (f"{owner}.{place.leaf}", self._layout(place))
+            return self._resolved(self.default, place, known, what)
         if role == "normalization":
             return Assignment(place, None, None, "kept: a normalization keeps its ones and zeros")
         if role == "other":
@@ -250,6 +252,7 @@ class _Planner:
         resolved = initializer.resolve(place.module, place.leaf, place.shape, place.names)
         if resolved is None:
             return Assignment(place, None, None, f"kept: {initializer.missing(place.name)}", claimed=False)
+        why += initializer.reason(place.module, place.leaf, place.shape, place.names)
         return Assignment(place, resolved, None if resolved.complete else layout, why)
 
     def _layout(self, place: Place) -> Layout | None:

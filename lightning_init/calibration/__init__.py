@@ -1,8 +1,28 @@
 """Calibrations: initializations that look at data. They start from an initializer and adjust its weights to a batch."""
 
-from lightning_init.calibration.apply import apply_calibrated_
+from lightning_init.calibration.apply import apply_calibrated_, calibrate
 from lightning_init.calibration.base import Adjustment, Adjustments, Calibration
+from lightning_init.calibration.denoising_autoencoders import DenoisingAutoencoders
+from lightning_init.calibration.greedy import Greedy
 from lightning_init.calibration.krahenbuhl import Krahenbuhl
 from lightning_init.calibration.lsuv import Lsuv
+from lightning_init.calibration.rbm import Rbm
+from lightning_init.initializers import register
 
-__all__ = ["Adjustment", "Adjustments", "Calibration", "Krahenbuhl", "Lsuv", "apply_calibrated_"]
+register("lsuv", Lsuv)
+register("krahenbuhl", Krahenbuhl)
+register("denoising_autoencoders", DenoisingAutoencoders)
+register("rbm", Rbm)
+
+__all__ = [
+    "Adjustment",
+    "Adjustments",
+    "Calibration",
+    "DenoisingAutoencoders",
+    "Greedy",
+    "Krahenbuhl",
+    "Lsuv",
+    "Rbm",
+    "apply_calibrated_",
+    "calibrate",
+]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import ClassVar, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from typing_extensions import Self
 
 from lightning_init._names import clean
 from lightning_init._running import Call, as_it_was, call_of, naming_layers, refuse_unready
-from lightning_init.fans import Layout, layout
+from lightning_init.fans import Fans, Layout, Shape, layout
+from lightning_init.initializers.base import Initializer
 from lightning_init.placement import Place, places, restored_on_error
 from lightning_init.plan import role_of
 from lightning_init.rules import InitializerLike
@@ -63,17 +67,64 @@ class Adjustments:
 
 
 @dataclass(frozen=True)
-class Calibration(ABC):
-    """Adjusts weights to data; subclasses are frozen dataclasses whose fields are their settings."""
+class Calibration(Initializer):
+    """Adjusts weights to data; subclasses are frozen dataclasses whose fields are their settings.
+
+    It goes wherever an initializer of a whole model goes, as long as there are data: `InitCallback`, `calibrate`.
+    """
+
+    needs_model: ClassVar[bool] = True
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it does more than its start."""
+        return True
+
+    def seeing(self, batch: object) -> Self:
+        """Return the same with a batch to look at, if it looks at one before the weights are drawn."""
+        del batch
+        return self
+
+    def on(self, model: nn.Module) -> NoReturn:
+        """Refuse: without data there is nothing to adjust to."""
+        del model
+        self._refuse()
+
+    def check(self, shape: Shape, layout: Layout | None) -> None:
+        """Refuse, as `on`."""
+        del shape, layout
+        self._refuse()
+
+    def target_std(self, shape: Shape, fans: Fans | None) -> None:
+        """Return None: the data decide."""
+
+    def fill_(self, block: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:
+        """Refuse, as `on`."""
+        del block, fans, generator
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        name = type(self).__name__
+        raise ValueError(
+            f"initializer {self.label} needs data and the whole model: use lightning_init.calibrate(model, {name}(), "
+            f"batches), or InitCallback({name}()), which takes the Trainer's training data"
+        )
 
     @property
     @abstractmethod
     def start(self) -> InitializerLike:
         """The initializer that the weights get first."""
 
+    @property
+    def takes(self) -> int:
+        """How many batches it looks at, at most."""
+        return 1
+
     @abstractmethod
-    def adjust(self, model: nn.Module, call: Call, units: Sequence[Unit], progress: Progress) -> list[Adjustment]:
-        """Adjust the weights of `units` on one batch; the caller takes care of everything else."""
+    def adjust(
+        self, model: nn.Module, calls: Sequence[Call], units: Sequence[Unit], progress: Progress
+    ) -> list[Adjustment]:
+        """Adjust the weights of `units` on the batches `calls`; the caller takes care of everything else."""
 
     def calibrate_(
         self,
@@ -84,13 +135,13 @@ class Calibration(ABC):
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Adjustments:
-        """Adjust the weights of `model` to the first of `batches`, and return what was done.
+        """Adjust the weights of `model` to the first of `batches` (`takes` of them), and return what was done.
 
         Train or eval mode, buffers (running statistics), gradients, hooks and random streams are as before.
 
         Args:
             model: initialized; it runs in the mode that it is in.
-            batches: batches as `lightning_init.diagnose` takes them, such as a DataLoader; one is taken.
+            batches: batches as `lightning_init.diagnose` takes them, such as a DataLoader.
             only: full names of the parameters that may be changed; None allows all that require a gradient.
             seed: of the random streams while the model runs (dropout).
             progress: called with the name of each layer, the number of those done, and of all.
@@ -99,22 +150,24 @@ class Calibration(ABC):
             TypeError, ValueError: there is no batch, the model fails, or a layer cannot be moved; the layer is named
                 and the model is exactly as it was.
         """
-        call = call_of(model, _first(batches))
+        calls = [call_of(model, batch) for batch in first(batches, self.takes)]
         refuse_unready(model)
         with as_it_was(model), torch.inference_mode(mode=False):
             torch.manual_seed(seed)
-            units = _units(model, call, only)
+            units = _units(model, calls[0], only)
             with restored_on_error([unit.place for unit in units] + [place for u in units for place in u.others]):
-                done = self.adjust(model, call, units, progress or (lambda *_: None))
+                done = self.adjust(model, calls, units, progress or (lambda *_: None))
         return Adjustments(str(self), tuple(done))
 
 
-def _first(batches: Iterable[object]) -> object:
+def first(batches: Iterable[object], number: int = 1) -> list[object]:
+    """Return the first `number` of `batches`; fewer, if there are no more."""
     if isinstance(batches, (torch.Tensor, dict)):
         raise TypeError(f"batches must be an iterable of batches, got one {type(batches).__name__}: give [batch]")
-    for batch in batches:
-        return batch
-    raise ValueError("batches is empty: the data loader has nothing left to calibrate with")
+    found = list(islice(batches, number))
+    if not found:
+        raise ValueError("batches is empty: the data loader has nothing left to calibrate with")
+    return found
 
 
 # --- what can be adjusted --------------------------------------------------------------------------------------------

@@ -64,12 +64,14 @@ class Krahenbuhl(Calibration):
         """The initializer that the weights get first."""
         return self.initializer
 
-    def adjust(self, model: nn.Module, call: Call, units: Sequence[Unit], progress: Progress) -> list[Adjustment]:
+    def adjust(
+        self, model: nn.Module, calls: Sequence[Call], units: Sequence[Unit], progress: Progress
+    ) -> list[Adjustment]:
         """Normalize within each layer in one pass through the model, then between them."""
-        done = walk(model, call, units, self._within, progress)
+        done = walk(model, calls[0], units, self._within, progress)
         active = [unit for unit in units if not unit.skip]
         if self.rounds and len(active) > 1:
-            _between_(model, call, active, self.rounds, self.damping)
+            _between_(model, calls[0], active, self.rounds, self.damping)
         return done
 
     def _within(self, unit: Unit, output: Tensor, again: Again) -> Adjustment:

@@ -61,14 +61,16 @@ class Lsuv(Calibration):
         """The initializer that the weights get first."""
         return self.initializer
 
-    def adjust(self, model: nn.Module, call: Call, units: Sequence[Unit], progress: Progress) -> list[Adjustment]:
+    def adjust(
+        self, model: nn.Module, calls: Sequence[Call], units: Sequence[Unit], progress: Progress
+    ) -> list[Adjustment]:
         """Scale each layer in one pass through the model."""
-        return walk(model, call, units, self._settle, progress)
+        return walk(model, calls[0], units, self._settle, progress)
 
     def _settle(self, unit: Unit, output: Tensor, again: Again) -> Adjustment:
         before = after = variance(output)
         factor, count = 1.0, 0
-        while abs(after - 1) >= self.tolerance and count < self.iterations:
+        while not abs(after - 1) < self.tolerance and count < self.iterations:
             _check_movable(unit, after)
             step = 1 / math.sqrt(after)
             unit.place.write_(unit.place.read() * step)

@@ -11,9 +11,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lightning_init import initializers
 from lightning_init._names import clean
 from lightning_init.apply import apply_
+from lightning_init.calibration import Calibration
 from lightning_init.callbacks import _marks
+from lightning_init.callbacks._calibrating import calibrated, looking, refuse_shards
 from lightning_init.callbacks._settings import plain, plain_rule, record
 from lightning_init.callbacks._trainer import (
     after_next,
@@ -42,7 +45,9 @@ class InitCallback(Callback):
     initialized again, by this or any other InitCallback: call `lightning_init.initialize` to start over.
 
     Args:
-        initializer: a name (see `initializers.names()`) or an instance.
+        initializer: a name (see `initializers.names()`) or an instance. A calibration (`"lsuv"`) looks at the first
+            batch of the training data, on rank zero and not where a checkpoint is restored; training sees the same
+            data in the same order as without.
         rules: glob over parameter names -> name, instance or None (leave as it is), or a sequence of `Rule`s.
         nonlinearity: None keeps the initializer's own convention; a name or callable uses its gain; `"auto"` finds
             what follows each layer. It does not reach what a rule claims: `Rule` has its own.
@@ -58,7 +63,8 @@ class InitCallback(Callback):
 
     Raises:
         TypeError, ValueError: at construction or before training starts, naming the argument and the fix.
-        NotImplementedError: when `fit` starts, for a strategy that is not supported (DeepSpeed).
+        NotImplementedError: when `fit` starts, for a strategy that is not supported (DeepSpeed), or a calibration of
+            sharded parameters.
 
     >>> callback = InitCallback("xavier_uniform", rules={"head.*": "zeros"}, seed=0)
     >>> InitCallback("xavier_unifrom")
@@ -86,6 +92,8 @@ class InitCallback(Callback):
         if not isinstance(monitor, (bool, SignalMonitor)):
             raise TypeError(f"monitor must be True, False or a SignalMonitor, got {monitor!r}")
         self.initializer = initializer
+        found = initializers.get(initializer)
+        self.calibration = found if isinstance(found, Calibration) and found.needs_data else None
         self.rules = rules
         self.nonlinearity = nonlinearity
         self.bias = bias
@@ -97,6 +105,8 @@ class InitCallback(Callback):
         self._configured = isinstance(monitor, SignalMonitor)
         self.report: Report | None = None
         self._unwrap: Callable[[], None] | None = None
+        self._uncalibrated: Plan | None = None
+        self._undo: list[Callable[[], None]] = []  # of what is not calibrated yet
         self._waits = False  # for memory: the strategy materializes the parameters
         self._saved = False  # in this run: what is loaded later is put back, by the batch-size finder
         self._early: dict[str, torch.dtype] = {}  # in a worker: the parameters that the main process has, too
@@ -113,6 +123,8 @@ class InitCallback(Callback):
             "InitCallback",
             "Build the layers in LightningModule.__init__ and end it with lightning_init.initialize(self, ...), or",
         )
+        if self.calibration is not None:
+            refuse_shards(trainer)
         self._add_monitor(trainer)
         if _marks.is_worker():
             self._recognize(pl_module)
@@ -129,11 +141,17 @@ class InitCallback(Callback):
             renew_averages(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Initialize what got its memory only now (no checkpoint is restored yet); write the report to TensorBoard."""
+        """Initialize what got its memory only now (no checkpoint is restored yet); write the report to TensorBoard.
+
+        By now it is known whether a checkpoint was restored, and the model is on its device: time to calibrate.
+        """
         if self._waits:
             self._waits = False
             with whole_parameters(trainer):
                 self._initialize(trainer, pl_module)
+        if self._uncalibrated is not None:
+            self._calibrate(trainer, pl_module)
+            renew_averages(trainer, pl_module)
         if self.report is not None:
             write_text(trainer, "initialization", self.report.to_markdown())
 
@@ -179,7 +197,7 @@ class InitCallback(Callback):
                 _marks.enter(self._ledger, fingerprint)
 
     def _restore(self) -> None:
-        self._waits = False
+        self._waits, self._uncalibrated, self._undo = False, None, []
         if self._unwrap is not None:
             self._unwrap()
             self._unwrap = None
@@ -214,22 +232,26 @@ class InitCallback(Callback):
             self._leave(pl_module)
             return
         seed = self.seed if self.seed is not None else trainer.strategy.broadcast(torch.initial_seed())
-        plan = make_plan(
-            pl_module,
-            self.initializer,
-            rules=self.rules,
-            nonlinearity=self.nonlinearity,
-            bias=self.bias,
-            frozen=self.frozen,
-            seed=seed,
-            strict=self.strict,
-            fans=self.fans,
-        )
+        with looking(trainer, pl_module, self.initializer) as initializer:
+            plan = make_plan(
+                pl_module,
+                initializer,
+                rules=self.rules,
+                nonlinearity=self.nonlinearity,
+                bias=self.bias,
+                frozen=self.frozen,
+                seed=seed,
+                strict=self.strict,
+                fans=self.fans,
+            )
         plan = _only(fresh, plan)
         _warn_of_trained_weights(pl_module, plan)
+        if self.calibration is not None:
+            self._uncalibrated = plan
+            self._undo = [a.place.snapshot() for a in plan.assignments if a.initializer is not None]
         self.report = apply_(plan)
-        _marks.mark(pl_module)
-        vars(pl_module)[_REPORT] = self.report
+        if self.calibration is None:
+            self._done(pl_module)
         rank_zero_info(f"InitCallback: {self.report.summary}.")
         weights = [a.name for a in plan.unclaimed if a.place.parameter.ndim > 1]
         if weights:
@@ -237,6 +259,26 @@ class InitCallback(Callback):
                 f"InitCallback left {', '.join(weights[:5])}{', ...' if len(weights) > 5 else ''} as constructed: the "
                 "owner's class is unknown. Name them in rules (None keeps them), or see lightning_init.fans.register"
             )
+
+    def _calibrate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        plan, undo = self._uncalibrated, self._undo
+        self._uncalibrated, self._undo = None, []
+        if plan is None or self.calibration is None:
+            return
+        if trainer.ckpt_path is None:
+            try:
+                self.report = calibrated(trainer, pl_module, plan, self.calibration)
+            except BaseException:
+                for restore in undo:
+                    restore()
+                raise
+        else:
+            rank_zero_info("InitCallback: a checkpoint was restored, so nothing is calibrated.")
+        self._done(pl_module)
+
+    def _done(self, pl_module: LightningModule) -> None:
+        _marks.mark(pl_module)
+        vars(pl_module)[_REPORT] = self.report
 
     def _leave(self, pl_module: LightningModule) -> None:
         """Say that everything was initialized before; warn if that is not plain from the LightningModule's own past."""
@@ -252,7 +294,7 @@ class InitCallback(Callback):
 
     def __getstate__(self) -> dict[str, object]:
         """Leave out what belongs to a running fit; the ledger travels, by its handle where that is possible."""
-        return {**self.__dict__, "_unwrap": None, "_waits": False, "_early": {}}
+        return {**self.__dict__, "_unwrap": None, "_waits": False, "_early": {}, "_uncalibrated": None, "_undo": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Keep the ledger of the process that spawned this one; a mere copy of it (pickle, deepcopy) is of no use."""

@@ -9,10 +9,11 @@ from lightning_init.initializers.distributions import Normal, TruncatedNormal, T
 from lightning_init.initializers.forget_gate import ForgetGateBias
 from lightning_init.initializers.hadamard import HadamardIdentity, ZerO
 from lightning_init.initializers.identity import Dirac, Eye, Identity
+from lightning_init.initializers.looks_linear import LooksLinear
 from lightning_init.initializers.mean_field import EdgeOfChaos, MeanField
 from lightning_init.initializers.orthogonal import DeltaOrthogonal, Orthogonal
 from lightning_init.initializers.pretrained import Pretrained
-from lightning_init.initializers.registry import from_config, get, names
+from lightning_init.initializers.registry import from_config, get, names, register
 from lightning_init.initializers.rule_of_thumb import NormalRule, UniformRule
 from lightning_init.initializers.siren import Siren
 from lightning_init.initializers.sparse import Sparse
@@ -58,6 +59,7 @@ __all__ = [
     "LecunNormal",
     "LecunTruncatedNormal",
     "LecunUniform",
+    "LooksLinear",
     "MeanField",
     "Normal",
     "NormalRule",
@@ -80,4 +82,5 @@ __all__ = [
     "from_config",
     "get",
     "names",
+    "register",
 ]

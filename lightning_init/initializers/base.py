@@ -30,12 +30,14 @@ class Initializer(ABC):
         needs_layout: the values depend on fans or on the matrix structure, so it can only apply to a weight.
         constant: every entry is given, nothing is drawn; makes sense for biases and normalization scales too.
         complete: brings values for biases too, so `bias=` does not apply (`TorchDefault`, `Pretrained`).
+        needs_model: the values depend on the whole model, or on data, so it cannot fill a tensor by itself.
     """
 
     elementwise: ClassVar[bool] = True
     needs_layout: ClassVar[bool] = False
     constant: ClassVar[bool] = False
     complete: ClassVar[bool] = False
+    needs_model: ClassVar[bool] = False
 
     @abstractmethod
     def target_std(self, shape: Shape, fans: Fans | None) -> float | None:
@@ -58,6 +60,20 @@ class Initializer(ABC):
         elif layout.padding_row is not None and not -shape[0] <= layout.padding_row < shape[0]:
             raise ValueError(f"padding_row {layout.padding_row} is outside of shape {tuple(shape)}")
 
+    def on(self, model: nn.Module) -> Initializer:
+        """Return the initializer to use on this model: itself, or what a look at the model makes of it.
+
+        Raises:
+            ValueError: if it cannot be used on this model, or needs data.
+        """
+        del model
+        return self
+
+    def claims(self, names: Sequence[str]) -> bool:
+        """Return whether this parameter is to be asked for, whatever it is to its module (a scale, an unknown one)."""
+        del names
+        return False
+
     def resolve(self, module: nn.Module, parameter_name: str, shape: Shape, names: Sequence[str]) -> Initializer | None:
         """Return the initializer of one parameter; None if this one has no value for it.
 
@@ -69,6 +85,11 @@ class Initializer(ABC):
         """
         del module, parameter_name, shape, names
         return self
+
+    def reason(self, module: nn.Module, parameter_name: str, shape: Shape, names: Sequence[str]) -> str:
+        """Return why `resolve` gives what it gives, to be put behind what the parameter is; empty without a choice."""
+        del module, parameter_name, shape, names
+        return ""
 
     def missing(self, name: str) -> str:
         """Return why `resolve` has nothing for the parameter `name`."""
@@ -107,7 +128,7 @@ class Initializer(ABC):
         config: dict[str, object] = {"name": _snake_case(type(self).__name__)}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, (str, float, int)):
+            if not (value is None or isinstance(value, (str, float, int))):
                 raise TypeError(f"{field.name}={value!r} of {self} has no plain form; use a name or a number")
             config[field.name] = value
         return config

@@ -81,6 +81,11 @@ _BY_NAME: dict[str, _Factory] = {
 }
 
 
+def register(name: str, factory: Callable[..., Initializer]) -> None:
+    """Let `get` know `factory` by `name`; for initializers that stand on more than this folder knows of."""
+    _BY_NAME[name] = factory
+
+
 def names() -> list[str]:
     """Return every name that `get` accepts, aliases included, in alphabetical order.
 
@@ -90,7 +95,7 @@ def names() -> list[str]:
     return sorted(_BY_NAME)
 
 
-def get(initializer: str | Initializer, **settings: object) -> Initializer:
+def get(initializer: str | Initializer, /, **settings: object) -> Initializer:
     """Return the initializer of that name with these settings; an initializer is returned as it is.
 
     Raises:

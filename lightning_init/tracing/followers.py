@@ -58,6 +58,21 @@ def complaint(found: Mapping[str, Follower]) -> str | None:
     )
 
 
+def dataflow(model: nn.Module, batch: object = None) -> tuple[Walk | None, str]:
+    """Return the walk over the graph of the whole model and how that graph was made; None and why there is none.
+
+    Args:
+        model: any module, as for `followers`.
+        batch: as for `followers`.
+    """
+    name, module = _unwrapped(model)
+    search = _Search(model, batch)
+    graph, how, certain = search.graph(module, root=True)
+    if graph is None or not certain:
+        return None, search.why_not
+    return Walk(graph, module, search.roles, Follower(None, "last layer"), name), how
+
+
 class _Search:
     """Collects followers, from the graph of the model or of its parts."""
 
@@ -65,7 +80,7 @@ class _Search:
         self._model = model
         self._root = _unwrapped(model)[0]
         self._batch = _example(model) if batch is None else batch
-        self._roles: dict[nn.Module, Role] = {
+        self.roles: dict[nn.Module, Role] = {
             module: role for module in model.modules() if (role := role_of(module)) is not None
         }
         self._names = [name for name, module in model.named_modules() if self._is_layer(module)]
@@ -78,12 +93,12 @@ class _Search:
         self._found: dict[str, Follower] = dict(self._inside)
         self._ends: dict[str, str] = {}  # layer -> the module that it ends, where nothing behind that is known
         self._siblings: dict[str, tuple[list[tuple[str, nn.Module]], dict[str, int]]] = {}
-        self._why_not = ""
+        self.why_not = ""
         self._whole = False  # whether the graph of the whole model was read
 
     def answers(self) -> dict[str, Follower]:
         """Return the followers of all layers, in the model's order."""
-        why = "not used by forward" if self._whole else f"nothing is known about it: {self._why_not}"
+        why = "not used by forward" if self._whole else f"nothing is known about it: {self.why_not}"
         unused = Follower(None, why, certain=False)
         found = {name: self._found.get(name, unused) for name in dict.fromkeys((*self._names, *self._found))}
         return {name: self._or_registered_next(name, follower) for name, follower in found.items()}
@@ -94,7 +109,7 @@ class _Search:
         for child_name, child in module.named_children():
             self._explore_unknown(f"{name}.{child_name}" if name else child_name, child)
         if not read and not self._read(name, module) and name != self._root:  # again: its parts may be opaque now
-            self._roles[module] = Role("opaque")
+            self.roles[module] = Role("opaque")
 
     def _explore_unknown(self, name: str, module: nn.Module) -> None:
         if any(layer not in self._found for layer in self._below.get(name, ())):
@@ -102,14 +117,14 @@ class _Search:
 
     def _read(self, name: str, module: nn.Module) -> bool:
         """Read the followers off the graph of `module`, if there is one."""
-        graph, how, certain = self._graph(module, root=name == self._root)
+        graph, how, certain = self.graph(module, root=name == self._root)
         if graph is None:
             return False
         end = Follower(None, "last layer")
         if name != self._root:
-            end = Follower(None, f"ends `{name}`, behind which nothing is known: {self._why_not}", certain=False)
+            end = Follower(None, f"ends `{name}`, behind which nothing is known: {self.why_not}", certain=False)
         self._whole |= name == self._root
-        walk = Walk(graph, module, self._roles, end, name)
+        walk = Walk(graph, module, self.roles, end, name)
         for layer, node in walk.layers():
             found = walk.follow(node)
             if found is end and name != self._root:
@@ -126,7 +141,7 @@ class _Search:
         if known is None or preference(follower) < preference(known):
             self._found[name] = follower
 
-    def _graph(self, module: nn.Module, *, root: bool) -> tuple[fx.Graph | None, str, bool]:
+    def graph(self, module: nn.Module, *, root: bool) -> tuple[fx.Graph | None, str, bool]:
         """Return the graph of a module, how it was made, and whether nothing had to be guessed."""
         try:
             return trace(module, self._is_leaf), "traced", True
@@ -137,19 +152,19 @@ class _Search:
                 return record(module, self._batch, self._is_leaf), "seen in one forward", True
             except CannotTraceError as error:
                 why += f"; nor run: {error}"
-        self._why_not = self._why_not or why
+        self.why_not = self.why_not or why
         try:
             return trace(module, self._is_leaf, guess=True), f"guessed at what depends on data: {why}", False
         except CannotTraceError:
             return None, "", False
 
     def _is_leaf(self, module: nn.Module) -> bool:
-        return module in self._roles or (
+        return module in self.roles or (
             type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
         )
 
     def _is_layer(self, module: nn.Module) -> bool:
-        role = self._roles.get(module)
+        role = self.roles.get(module)
         return role is not None and role.kind == "layer" and any(True for _ in module.parameters(recurse=False))
 
     def _or_registered_next(self, name: str, follower: Follower) -> Follower:
@@ -158,7 +173,7 @@ class _Search:
             return follower
         parent_name, _, own_name = self._ends.get(name, name).rpartition(".")
         for child, module in self._registered_behind(parent_name, own_name):
-            role = self._roles.get(module)
+            role = self.roles.get(module)
             if role is not None and role.kind == "through":
                 continue
             if role is not None and role.kind == "nonlinearity":

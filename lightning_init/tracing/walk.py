@@ -119,6 +119,61 @@ class Walk:
                     if module in self._roles and self._roles[module].kind == "layer":
                         yield self._full(owner), Follower(None, f"used inside {name}", certain=_ATTENTION in name)
 
+    @property
+    def graph(self) -> fx.Graph:
+        """The data flow."""
+        return self._graph
+
+    def module(self, name: str) -> nn.Module:
+        """Return the module that `layers` calls `name`."""
+        found: nn.Module = self._modules[name.removeprefix(f"{self._name}.") if self._name else name]
+        return found
+
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield every module, by the name that `layers` would call it."""
+        for name, module in self._modules.items():
+            yield self._full(name), module
+
+    def module_at(self, node: fx.Node) -> nn.Module | None:
+        """Return the module that a node applies; None for a function."""
+        return self._modules[str(node.target)] if node.op == "call_module" else None
+
+    def names_at(self, node: fx.Node) -> list[str]:
+        """Return the names of the layers that a node applies, as `layers` yields them."""
+        return [self._full(name) for name in self._layers_at(node)]
+
+    def is_layer(self, node: fx.Node) -> bool:
+        """Return whether a node applies a layer."""
+        return bool(self._layers_at(node))
+
+    def is_block(self, node: fx.Node) -> bool:
+        """Return whether a node is one of torch's transformers."""
+        role = self._role(node)
+        return role is not None and role.kind == "block"
+
+    def nonlinearity(self, node: fx.Node) -> Nonlinearity | None:
+        """Return the nonlinearity that a node applies; None if it is none."""
+        return self._nonlinearity(node)
+
+    def users(self, node: fx.Node) -> list[fx.Node]:
+        """Return what takes the signal at `node`, without what only asks for its shape."""
+        return [user for user in node.users if operation(user) not in _ASIDE]
+
+    def back(self, node: fx.Node) -> Iterator[fx.Node]:
+        """Yield what the signal in front of `node` came through, nearest first, along the first input of each."""
+        while sources := list(signals(node)):
+            node = sources[0]
+            yield node
+
+    def above(self, node: fx.Node) -> set[fx.Node]:
+        """Return `node` and everything that it is computed from, parameters and the like left out."""
+        queue, seen = [node], {node}
+        while queue:
+            fresh = [source for source in signals(queue.pop()) if source not in seen]
+            seen.update(fresh)
+            queue += fresh
+        return seen
+
     def follow(self, layer: fx.Node) -> Follower:
         """Return what the output of `layer` meets first: a nonlinearity, unless a layer is clearly nearer."""
         queue = deque([(layer, 0)])

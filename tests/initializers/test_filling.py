@@ -23,7 +23,7 @@ from lightning_init.initializers import (
     Zeros,
 )
 
-NAMES = [name for name in initializers.names() if name != "torch_default"]
+NAMES = [name for name in initializers.names() if name != "torch_default" and not initializers.get(name).needs_model]
 MATRIX_ONLY = ("eye", "identity", "sparse")
 CONVOLUTION_ONLY = ("dirac", "delta_orthogonal")
 LOW = [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]

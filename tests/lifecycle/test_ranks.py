@@ -56,6 +56,16 @@ def test_ddp_takes_rank_zeros_seed_and_ranks_stay_identical(ranks, build):
     assert not same(zero["first"], zero["last"])
 
 
+def test_a_calibration_is_the_same_on_every_rank_and_fails_on_every_rank(ranks):
+    zero, one = ranks("ddp calibrated")
+    assert same(zero["first"], one["first"])
+    assert not same(zero["first"], expected())
+    assert "layer net.2: its output is constant over the batch" in zero["message"]
+    assert "the calibration on rank zero has failed: ValueError: layer net.2" in one["message"]
+    assert zero["restored"]
+    assert one["restored"]
+
+
 @pytest.mark.parametrize("case", FSDP)
 def test_fsdp_shards_the_values_of_the_unsharded_model(ranks, case):
     for rank in ranks(case):

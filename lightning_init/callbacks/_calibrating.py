@@ -1,0 +1,101 @@
+"""A calibration within a Trainer: on rank zero, with a batch of its training data, and the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_init import initializers
+from lightning_init._running import call_of
+from lightning_init.auto import Auto
+from lightning_init.calibration import Calibration, apply_calibrated_
+from lightning_init.calibration.batches import undrawn
+from lightning_init.callbacks._data import first_batches, taking_batches, training_data
+from lightning_init.callbacks._trainer import is_a
+from lightning_init.plan import Plan
+from lightning_init.report import Report
+from lightning_init.rules import InitializerLike
+
+_LINES = 10  # of progress
+
+
+@contextmanager
+def looking(trainer: Trainer, pl_module: LightningModule, initializer: InitializerLike) -> Iterator[InitializerLike]:
+    """Yield what the plan is made with: `auto` sees the first training batch of rank zero, if there is one."""
+    found = initializers.get(initializer)
+    if not isinstance(found, Calibration):
+        yield initializer
+        return
+    if not isinstance(found, Auto) or found.batch is not None or pl_module.example_input_array is not None:
+        yield found.start
+        return
+    with ExitStack() as stack:
+        stack.enter_context(undrawn(()))
+        batches, arguments = None, None
+        try:
+            data = training_data(trainer)
+            if trainer.is_global_zero:
+                batches = stack.enter_context(first_batches(trainer, data))
+            batches = trainer.strategy.broadcast(batches)
+            assert batches is not None
+            (arguments,) = stack.enter_context(taking_batches(pl_module, batches))
+            call_of(pl_module, arguments)
+        except (TypeError, ValueError) as error:
+            rank_zero_info(f"InitCallback: auto does without a batch: {error}")
+            arguments = None
+        yield found.seeing(arguments).start
+
+
+def calibrated(trainer: Trainer, pl_module: LightningModule, plan: Plan, calibration: Calibration) -> Report:
+    """Write `plan` into `pl_module`, calibrate it, and return the report; every rank ends with the same values.
+
+    Raises:
+        RuntimeError: on the other ranks, where rank zero has failed.
+        TypeError, ValueError: as `apply_calibrated_`; the model is then exactly as it was.
+    """
+    report, failure = None, None
+    with undrawn(()):
+        data = training_data(trainer)  # on every rank: making it may be collective
+        if trainer.is_global_zero:
+            try:
+                report = _on_rank_zero(trainer, pl_module, plan, calibration, data)
+            except Exception as error:  # noqa: BLE001 - told to the other ranks, which would wait for ever
+                failure = error
+    message = trainer.strategy.broadcast(None if failure is None else f"{type(failure).__name__}: {failure}")
+    if failure is not None:
+        raise failure
+    if message is not None:
+        raise RuntimeError(f"the calibration on rank zero has failed: {message}")
+    if trainer.world_size > 1:
+        for assignment in plan.assignments:
+            for parameter in assignment.place.stored.values():
+                parameter.data.copy_(trainer.strategy.broadcast(parameter.data))
+    everywhere = trainer.strategy.broadcast(report)
+    assert everywhere is not None
+    return everywhere
+
+
+def _on_rank_zero(
+    trainer: Trainer, pl_module: LightningModule, plan: Plan, calibration: Calibration, data: object
+) -> Report:
+    rank_zero_info(f"InitCallback: calibrating with {calibration.label} on the training data.")
+    with first_batches(trainer, data, calibration.takes) as batches, taking_batches(pl_module, batches) as arguments:
+        return apply_calibrated_(plan, pl_module, calibration, arguments, _say)[0]
+
+
+def _say(layer: str, done: int, total: int) -> None:
+    """Show progress in a few lines, however many layers there are."""
+    if done == total or done % max(1, total // _LINES) == 0:
+        rank_zero_info(f"InitCallback: calibrated {layer}, {done} of {total} layers.")
+
+
+def refuse_shards(trainer: Trainer) -> None:
+    """Raise NotImplementedError for a strategy under which no rank can run the whole model by itself."""
+    if not any(is_a(trainer.strategy, name) for name in ("SingleDeviceStrategy", "DDPStrategy")):
+        raise NotImplementedError(
+            f"a calibration runs the whole model on rank zero, and {type(trainer.strategy).__name__} shards it: use "
+            "lightning_init.calibrate before training, and Trainer without a calibration"
+        )
