@@ -26,6 +26,13 @@ def record(checkpoint: dict[str, Any], name: str, settings: dict[str, object], p
         checkpoint[_KEY] = {**checkpoint.get(_KEY, {}), name: settings}
 
 
+def recorded(checkpoint: Mapping[str, Any], name: str) -> dict[str, object] | None:
+    """Return what `record` put into a checkpoint; None if it holds nothing of the kind."""
+    hyperparameters = checkpoint.get(_KEY, {})
+    found = checkpoint.get(name) or (hyperparameters.get(name) if isinstance(hyperparameters, dict) else None)
+    return found if isinstance(found, dict) else None
+
+
 def _reaches_the_constructor(pl_module: LightningModule, checkpoint: Mapping[str, object], name: str) -> bool:
     """Return whether `load_from_checkpoint` would hand an additional hyperparameter to the class."""
     parameters = inspect.signature(type(pl_module).__init__).parameters

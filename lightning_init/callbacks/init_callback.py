@@ -17,7 +17,7 @@ from lightning_init.apply import apply_
 from lightning_init.calibration import Calibration
 from lightning_init.callbacks import _marks
 from lightning_init.callbacks._calibrating import calibrated, looking, refuse_shards
-from lightning_init.callbacks._settings import plain, plain_rule, record
+from lightning_init.callbacks._settings import plain, plain_rule, record, recorded
 from lightning_init.callbacks._trainer import (
     after_next,
     callbacks_of,
@@ -34,6 +34,8 @@ from lightning_init.report import Report
 from lightning_init.rules import InitializerLike, Rules, normalize_rules
 
 _REPORT = "_lightning_init_report"  # on the LightningModule: survives deepcopy and pickling, is in no state_dict
+_SETTINGS = "_lightning_init_settings"  # the same: by which its weights began, perhaps in another run
+_NAME = "init_callback"  # of the settings in a checkpoint
 
 
 class InitCallback(Callback):
@@ -159,7 +161,7 @@ class InitCallback(Callback):
         """Record the settings in the checkpoint."""
         del trainer
         self._saved = True
-        record(checkpoint, "init_callback", self.settings(), pl_module)
+        record(checkpoint, _NAME, vars(pl_module).get(_SETTINGS) or self.settings(), pl_module)
 
     def settings(self) -> dict[str, object]:
         """Return the arguments in plain types; the seed is the one that was used, once there is one.
@@ -179,7 +181,11 @@ class InitCallback(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what `validate`, `test` or `predict` has loaded: a later `fit` goes on training it."""
+        """Keep what `validate`, `test` or `predict` has loaded: a later `fit` goes on training it.
+
+        And remember by which settings the weights once began.
+        """
+        vars(pl_module)[_SETTINGS] = recorded(checkpoint, _NAME)
         if trainer.state.fn != "fit" and not self._saved:
             _marks.mark_loaded(pl_module, checkpoint.get("state_dict", {}))
 
@@ -274,11 +280,12 @@ class InitCallback(Callback):
                 raise
         else:
             rank_zero_info("InitCallback: a checkpoint was restored, so nothing is calibrated.")
-        self._done(pl_module)
+        restored = vars(pl_module).get(_SETTINGS) if trainer.ckpt_path is not None else None
+        self._done(pl_module, restored)
 
-    def _done(self, pl_module: LightningModule) -> None:
+    def _done(self, pl_module: LightningModule, settings: dict[str, object] | None = None) -> None:
         _marks.mark(pl_module)
-        vars(pl_module)[_REPORT] = self.report
+        vars(pl_module).update({_REPORT: self.report, _SETTINGS: settings or self.settings()})
 
     def _leave(self, pl_module: LightningModule) -> None:
         """Say that everything was initialized before; warn if that is not plain from the LightningModule's own past."""

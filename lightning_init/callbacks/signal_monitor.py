@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_init.callbacks._sinks import Sinks
-from lightning_init.callbacks._trainer import refuse_strategy, whole_parameters
+from lightning_init.callbacks._trainer import callbacks_of, refuse_strategy, whole_parameters
 from lightning_init.signals.alerts import Alert, AlertError, Watch
 from lightning_init.signals.cadence import Cadence, Every, as_cadence
 from lightning_init.signals.catalogue import Wanted
@@ -147,10 +147,13 @@ class SignalMonitor(Callback):
     # --- life: hooks exist from the start of fit to its end
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse strategies that keep gradients where nobody can read them."""
+        """Refuse strategies that keep gradients where nobody can read them, and a second monitor."""
         del pl_module
-        if stage == "fit":
-            refuse_strategy(trainer, "SignalMonitor", "Train without it, or")
+        if stage != "fit":
+            return
+        refuse_strategy(trainer, "SignalMonitor", "Train without it, or")
+        if sum(isinstance(callback, SignalMonitor) for callback in callbacks_of(trainer)) > 1:
+            raise ValueError("a Trainer takes one SignalMonitor: two would write every tag twice; keep one of them")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the hooks: every layer exists now, and nothing has been traced yet."""

@@ -365,6 +365,12 @@ def test_compiled_modules_have_the_same_tags_and_values_and_no_more_graphs(tmp_p
 # --- its life -------------------------------------------------------------------------------------------------------
 
 
+def test_a_second_monitor_is_refused(tmp_path):
+    trainer = trainer_for(tmp_path, SignalMonitor(), SignalMonitor(layers=()))
+    with pytest.raises(ValueError, match="a Trainer takes one SignalMonitor"):
+        trainer.fit(Lit(mlp()), loader())
+
+
 def test_several_loggers_and_none(tmp_path):
     loggers = [TensorBoardLogger(tmp_path, prefix="p"), CSVLogger(tmp_path), TensorBoardLogger(tmp_path, "other")]
     monitor = SignalMonitor()

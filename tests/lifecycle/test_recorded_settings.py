@@ -84,6 +84,18 @@ def test_load_from_checkpoint_never_gets_them_as_arguments(tmp_path, module, bes
     assert "init_callback" not in module.hparams
 
 
+def test_the_record_tells_how_the_weights_began_whoever_trains_them_later(tmp_path):
+    module = Lit()
+    began = saved(tmp_path, module, callback())["hyper_parameters"]["init_callback"]
+    again = saved(tmp_path, module, InitCallback("zeros", seed=1, monitor=False))
+    assert again["hyper_parameters"]["init_callback"] == began
+    resumed = trainer(tmp_path, InitCallback("zeros", seed=2, monitor=False), max_epochs=2)
+    resumed.fit(Lit(), loader(), ckpt_path=tmp_path / "trained.ckpt")
+    resumed.save_checkpoint(tmp_path / "resumed.ckpt")
+    found = torch.load(tmp_path / "resumed.ckpt", weights_only=True)
+    assert found["hyper_parameters"]["init_callback"] == began
+
+
 def quiet(monkeypatch, folder):
     """LightningCLI warns of `args` beside a command line, which pytest has; jsonargparse warns of Lightning's ways."""
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
