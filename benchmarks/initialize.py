@@ -108,6 +108,7 @@ def main() -> None:
     if options.peak_memory:
         print(peak_memory(options.parameters))
         return
+    found = environment()
     results: dict[str, object] = {}
     for name in TORCH:
         results[name] = measure(name, options.parameters, options.rounds)
@@ -117,7 +118,7 @@ def main() -> None:
     print("peak memory / model", memory)
     path = Path(__file__).parent / "results" / "initialize.json"
     path.parent.mkdir(exist_ok=True)
-    results = {"environment": environment(), "peak_memory_over_model": memory, "initializers": results}
+    results = {"environment": found, "peak_memory_over_model": memory, "initializers": results}
     path.write_text(json.dumps(results, indent=2) + "\n")
 
 

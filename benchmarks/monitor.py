@@ -387,15 +387,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "monitor.json")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    load = os.getloadavg()[0]
-    rows = []
+    found, rows = environment(), []
     for row in results(options):
         rows.append(row)
         print(row, flush=True)
     options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(
-        json.dumps({"environment": {**environment(), "load_before": round(load, 2)}, "rows": rows}, indent=1) + "\n"
-    )
+    options.out.write_text(json.dumps({"environment": found, "rows": rows}, indent=1) + "\n")
 
 
 def results(options: argparse.Namespace) -> Iterator[dict[str, object]]:
