@@ -2,60 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from examples import runs as runs_
+from examples import settings as settings_
 from examples import statistics
-from examples.errors import unknown
-from examples.runs import FIXED, Run
+from examples.errors import UsageError, unknown
+from examples.runs import FIXED
+from examples.settings import Setting
+from examples.statistics import Interval
 
-
-@dataclass(frozen=True)
-class Setting:
-    """All runs that differ in nothing but the seed.
-
-    `label` names it among all; in plots it is the line `line` (the initializer and its options, where these vary) in
-    the panel `panel` (everything else that varies).
-    """
-
-    key: tuple[object, ...]
-    label: str
-    line: str
-    panel: str
-    runs: list[Run]
-
-    def metric(self, name: str) -> list[float]:
-        """Return the final value of `name` of every run; NaN where there is none."""
-        return [float("nan") if (v := run.result.last(name)) is None else v for run in self.runs]
-
-    def count(self, status: str) -> int:
-        """Return how many runs ended with `status`."""
-        return sum(run.result.status == status for run in self.runs)
-
-    @property
-    def alerts(self) -> dict[str, str]:
-        """What the monitor warned of in any of the runs: kind -> the first warning of that kind."""
-        return {kind: text for run in reversed(self.runs) for kind, text in run.result.alerts.items()}
-
-    def profile(self, when: str, signal: str) -> np.ndarray | None:
-        """Return the depth profiles (runs, layers) that were recorded; None if there are none."""
-        rows = [p for run in self.runs if (p := run.result.profile.get(when, {}).get(signal))]
-        return np.array(rows, dtype=float) if rows else None
+SHARE = 0.95
+"""Of the best mean accuracy: the accuracy that runs are timed to, unless another is asked for."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that tables, plots and pages are made from."""
+    """Everything that tables, plots and pages are made from.
+
+    Attributes:
+        runs: one row per run.
+        settings: worst first.
+        keys: what tells settings apart.
+        table: one row per setting, in their order.
+        overall: one row per line over all its panels; empty if there is one panel.
+        target: the accuracy that `steps_to_target` counts to.
+        baseline: the initializer that all are measured against, if any.
+        notes: what a reader must know.
+    """
 
     runs: pd.DataFrame
     settings: list[Setting]
     keys: list[str]
     table: pd.DataFrame
+    overall: pd.DataFrame
+    target: float
+    baseline: str | None
     notes: list[str]
 
     @property
@@ -65,107 +52,113 @@ class Comparison:
         return " on ".join(str(*found) for found in (model, data) if len(found) == 1)
 
 
-def compare(directories: Iterable[Path], *, baseline: str | None = None) -> Comparison:
+def compare(directories: Iterable[Path], *, baseline: str | None = None, target: float | None = None) -> Comparison:
     """Return the comparison of all finished runs below `directories`.
 
-    With a `baseline` (an initializer among them) the table tells how often each setting beats it at the same seed.
+    Args:
+        directories: output of runs or of sweeps.
+        baseline: an initializer among them; the tables then tell how probably each setting beats it.
+        target: the accuracy (a fraction) to which steps are counted; 95 % of the best mean accuracy if None.
+
+    Raises:
+        UsageError: there is nothing to compare, or an argument is impossible.
     """
+    if target is not None and not 0 < target <= 1:
+        raise UsageError(f"target={target} is impossible: an accuracy is a fraction in (0, 1]")
     found = runs_.find(directories)
     keys = [*FIXED, *runs_.differing(found.runs)]
-    settings = _settings(found.runs, keys)
-    table = pd.DataFrame([_row(setting, keys) for setting in settings])
-    if baseline is not None:
-        table["improvement"] = _improvements(settings, baseline)
-    return Comparison(runs_.table(found.runs), settings, keys, table, found.notes + _remarks(settings))
+    settings = settings_.group(found.runs, keys)
+    if baseline is not None and baseline not in {setting.line for setting in settings}:
+        raise unknown("baseline", baseline, {setting.line for setting in settings})
+    target = _target(settings) if target is None else target
+    rows = [_row(setting, keys, target) | _improvement([setting], settings, baseline) for setting in settings]
+    notes = found.notes + _remarks(settings, keys)
+    overall = _overall(settings, baseline)
+    return Comparison(runs_.table(found.runs), settings, keys, pd.DataFrame(rows), overall, target, baseline, notes)
 
 
-def _settings(runs: Sequence[Run], keys: Sequence[str]) -> list[Setting]:
-    groups: dict[tuple[object, ...], list[Run]] = {}
-    for run in runs:
-        groups.setdefault(tuple(_plain(runs_.value(run, key)) for key in keys), []).append(run)
-    varied = [i for i in range(len(keys)) if len({str(group[i]) for group in groups}) > 1] or [0]
-    lines = [i for i in varied if keys[i].partition(".")[0] == "initializer"]
-    panels = [i for i in varied if i not in lines]
-    if not lines:
-        lines, panels = panels, []
-    settings = [
-        Setting(
-            key,
-            _label(key, keys, varied),
-            _label(key, keys, lines),
-            _label(key, keys, panels),
-            sorted(group, key=lambda run: (run.result.seed, run.name)),
-        )
-        for key, group in groups.items()
-    ]
-    return sorted(settings, key=lambda s: _mean(s.metric("val_accuracy")))
+def _target(settings: Sequence[Setting]) -> float:
+    """Return 95 % of the best mean accuracy, rounded down to whole percents; NaN without any accuracy."""
+    means = [m for s in settings if not math.isnan(m := statistics.mean(s.metric("val_accuracy")))]
+    return math.floor(100 * SHARE * max(means)) / 100 if means else math.nan
 
 
-def _plain(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _label(key: Sequence[object], keys: Sequence[str], varied: Sequence[int]) -> str:
-    parts = [text(key[i]) if keys[i] in FIXED else f"{keys[i].rpartition('.')[2]}={text(key[i])}" for i in varied]
-    return ", ".join(parts)
-
-
-def text(value: object) -> str:
-    """Return a value of a key for people: numbers with four digits.
-
-    >>> text(2.285491314923834), text("relu")
-    ('2.285', 'relu')
-    """
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.interval(values).mean if not all(np.isnan(values)) else -1.0
-
-
-def _row(setting: Setting, keys: Sequence[str]) -> dict[str, object]:
+def _row(setting: Setting, keys: Sequence[str], target: float) -> dict[str, object]:
     accuracy = setting.metric("val_accuracy")
-    final = statistics.interval(accuracy)
-    best = [max(run.result.history.get("val_accuracy") or [float("nan")]) for run in setting.runs]
-    seconds = [float("nan") if run.result.seconds is None else run.result.seconds for run in setting.runs]
+    best = [max(run.result.history.get("val_accuracy") or [math.nan]) for run in setting.runs]
+    steps = setting.steps_to(target)
+    seconds = [math.nan if run.result.seconds is None else run.result.seconds for run in setting.runs]
     return {
         **dict(zip(keys, setting.key, strict=True)),
         "runs": len(setting.runs),
         "failed": setting.count("failed"),
-        "val_accuracy_mean": final.mean,
-        "val_accuracy_low": final.low,
-        "val_accuracy_high": final.high,
-        "val_accuracy_iqm": statistics.interquartile_mean(accuracy),
-        "best_val_accuracy_mean": statistics.interval(best).mean,
-        "train_loss_mean": statistics.interval(setting.metric("train_loss")).mean,
+        **_columns("val_accuracy", "mean", statistics.interval(accuracy)),
+        **_columns("val_accuracy", "iqm", statistics.interquartile([accuracy])),
+        "best_val_accuracy_mean": statistics.mean(best),
+        "train_loss_mean": statistics.mean(setting.metric("train_loss")),
         "diverged": setting.count("diverged"),
+        "dead": setting.dead,
+        "target_accuracy": target,
+        "reached_target": sum(map(math.isfinite, steps)),
+        "steps_to_target": statistics.median(steps),
         "alerts": ", ".join(sorted(setting.alerts)),
         "activation_factor_per_layer": _factor(setting, "activation_variance"),
         "gradient_factor_per_layer": _factor(setting, "gradient_norm"),
-        "seconds_mean": statistics.interval(seconds).mean,
+        "seconds_mean": statistics.mean(seconds),
     }
 
 
-def _improvements(settings: Sequence[Setting], baseline: str) -> list[float]:
-    """Return for each setting how often it beats the setting of the same panel whose initializer is `baseline`."""
-    rivals = {setting.panel: setting for setting in settings if setting.line == baseline}
-    if not rivals:
-        raise unknown("baseline", baseline, {setting.line for setting in settings})
-    shares = []
-    for setting in settings:
-        rival = rivals.get(setting.panel)
-        ours, theirs = (
-            {run.result.seed: run.result.last("val_accuracy") for run in s.runs} for s in (setting, rival or setting)
+def _overall(settings: Sequence[Setting], baseline: str | None) -> pd.DataFrame:
+    """Return one row per line, best first: its accuracies over all panels, which are the strata of the intervals."""
+    lines = settings_.by_line(settings)
+    if len({setting.panel for setting in settings}) == 1 or len(lines) == len(settings):
+        return pd.DataFrame()
+    rows = []
+    for line, members in lines.items():
+        strata = [setting.metric("val_accuracy") for setting in members]
+        rows.append(
+            {
+                "line": line,
+                "settings": len(members),
+                "runs": sum(len(setting.runs) for setting in members),
+                **{status: sum(setting.count(status) for setting in members) for status in ("failed", "diverged")},
+                "dead": sum(setting.dead for setting in members),
+                **_columns("val_accuracy", "mean", statistics.stratified(strata, statistics.plain_mean)),
+                **_columns("val_accuracy", "iqm", statistics.interquartile(strata)),
+                **_improvement(members, settings, baseline),
+            }
         )
-        seeds = sorted(ours.keys() & theirs.keys()) if rival else []
-        shares.append(statistics.improvement([ours[s] for s in seeds], [theirs[s] for s in seeds]))
-    return shares
+    return pd.DataFrame(rows).sort_values("val_accuracy_iqm", ascending=False, kind="stable", ignore_index=True)
+
+
+def _columns(name: str, kind: str, interval: Interval) -> dict[str, float]:
+    """Return the columns of an interval; those of the mean are called low and high alone."""
+    middle = "" if kind == "mean" else f"{kind}_"
+    return {f"{name}_{kind}": interval.mean, f"{name}_{middle}low": interval.low, f"{name}_{middle}high": interval.high}
+
+
+def _improvement(group: Sequence[Setting], settings: Sequence[Setting], baseline: str | None) -> dict[str, float]:
+    """Return how probably `group` beats the settings of the same panels whose line is `baseline`, pair by pair."""
+    if baseline is None:
+        return {}
+    rivals = {setting.panel: setting for setting in settings if setting.line == baseline}
+    ours, theirs = [], []
+    for setting in group:
+        mine, other = (
+            {run.result.seed: run.result.last("val_accuracy") for run in s.runs}
+            for s in (setting, rivals.get(setting.panel, setting))
+        )
+        seeds = sorted(mine.keys() & other.keys()) if setting.panel in rivals else []
+        ours.append([mine[seed] for seed in seeds])
+        theirs.append([other[seed] for seed in seeds])
+    found = statistics.improvement(ours, theirs)
+    return {"improvement": found.mean, "improvement_low": found.low, "improvement_high": found.high}
 
 
 def _factor(setting: Setting, signal: str) -> float:
     profiles = setting.profile("first", signal)
     if profiles is None:
-        return float("nan")
+        return math.nan
     return statistics.geometric_mean([statistics.factor_per_layer(profile) for profile in profiles])
 
 
@@ -177,13 +170,18 @@ def _unexplained(setting: Setting) -> list[str]:
     return sorted(k for k in differing if any(r.config.get(k) != r.seed for r in results))
 
 
-def _remarks(settings: Sequence[Setting]) -> list[str]:
+def _remarks(settings: Sequence[Setting], keys: Sequence[str]) -> list[str]:
     remarks = []
+    for key in ("experiment", "data"):
+        values = sorted({str(s.key[keys.index(key)]) for s in settings}) if key in keys else []
+        if len(values) > 1:
+            what = "experiments" if key == "experiment" else "data sets"
+            remarks.append(f"Runs of different {what} are here ({', '.join(values)}): compare within each, not across")
     for setting in settings:
         seeds = [run.result.seed for run in setting.runs]
-        keys = _unexplained(setting)
-        if keys:
-            remarks.append(f"{setting.label}: its runs also differ in {', '.join(keys)}")
+        differing = _unexplained(setting)
+        if differing:
+            remarks.append(f"{setting.label}: its runs also differ in {', '.join(differing)}")
         if len(set(seeds)) < len(seeds):
             remarks.append(f"{setting.label}: some seeds were run more than once")
     if all(len(setting.runs) == 1 for setting in settings):

@@ -85,6 +85,7 @@ class ImageData(pl.LightningDataModule):
         train, val = _split(images.labels, validation, split_seed, stratify=stratify)
         train = train[:train_samples]
         transform = _transform(images.pixels[train], standardize=standardize)
+        self.chance = float(torch.bincount(images.labels[val]).max()) / len(val)
         self.train = TensorDataset(transform(images.pixels[train]), images.labels[train])
         self.val = TensorDataset(transform(images.pixels[val]), images.labels[val])
 

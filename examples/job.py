@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from examples import progress, run
+from examples import files, progress, run
 from examples.errors import UsageError
 from examples.result import FILE, Result
 
@@ -46,19 +46,23 @@ def previous(directory: Path, result: Result) -> Result | None:
     """Return the finished run of equal config in `directory`, or None; a run of another config is never replaced."""
     if not (directory / FILE).exists():
         return None
-    found = Result.read(directory)
+    try:
+        found = Result.read(directory)
+    except ValueError as error:
+        raise UsageError(f"{error}; nothing was overwritten: move it away, or choose another directory") from None
     if found.fingerprint != result.fingerprint:
         keys = sorted(k for k in {*found.config, *result.config} if found.config.get(k) != result.config.get(k))
         raise UsageError(
             f"{directory} holds a run of another configuration (differing in {', '.join(keys)}); nothing was "
             "overwritten: choose another hydra.run.dir or hydra.sweep.dir"
         )
-    return None if found.status == "failed" else found
+    return None if found.status == "failed" or found.damaged(directory) else found
 
 
 def _attempt(config: DictConfig, result: Result, directory: Path, sweep: Path | None) -> None:
-    for leftover in directory.glob("events.out.tfevents.*"):  # of an attempt that was interrupted
-        if _is_first_process():
+    if _is_first_process():  # an attempt may have been interrupted here
+        files.remove_parts(directory)
+        for leftover in directory.glob("events.out.tfevents.*"):
             leftover.unlink()
     try:
         run.execute(config, result, directory, in_sweep=sweep is not None)

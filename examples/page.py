@@ -19,7 +19,7 @@ def html(comparison: Comparison, pictures: Sequence[Path]) -> str:
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text())
     return template.render(
         title=f"Comparison: {comparison.subject}".removesuffix(": "),
-        table=tables.readable(comparison),
+        tables={"": tables.readable(comparison), "Over all settings": tables.overall(comparison)},
         keys=comparison.keys,
         legend=tables.LEGEND,
         notes=[*comparison.notes, *tables.warnings(comparison)],

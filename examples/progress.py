@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from examples import files
 from examples.result import FILE, Result
 
 PLAN = "sweep.json"
@@ -19,7 +20,8 @@ def plan(sweep: Path, total: int, swept: Sequence[str]) -> None:
     """Note in the directory of a sweep how many runs it has and what is swept; its processes read that."""
     sweep.mkdir(parents=True, exist_ok=True)
     state = {"total": total, "swept": list(swept), "already": finished(sweep), "started": time.time()}
-    (sweep / PLAN).write_text(json.dumps(state))
+    files.remove_parts(sweep)
+    files.write(sweep / PLAN, json.dumps(state))
 
 
 def swept(sweep: Path) -> list[str]:

@@ -22,7 +22,7 @@ from examples.classifier import Classifier
 from examples.data import ImageData
 from examples.errors import UsageError
 from examples.profile import profiles, weight_layers
-from examples.result import Result
+from examples.result import Result, checksums
 from lightning_init import InitCallback, SignalMonitor
 
 
@@ -71,11 +71,13 @@ def execute(config: DictConfig, result: Result, directory: Path, *, in_sweep: bo
     result.history = history.epochs
     if monitor is not None:
         result.alerts = {alert.kind: str(alert) for alert in reversed(monitor.alerts)}
+    result.chance = data.chance
     result.status = "diverged" if history.diverged else "ok"
     if trainer.is_global_zero:
         _log_hyperparameters(logger, result)
         result.layers = weight_layers(classifier)
         result.profile = profiles(events.read(directory), result.layers)
+        result.events = checksums(directory)
 
 
 def flatten(tree: object, prefix: str = "") -> dict[str, object]:
@@ -126,8 +128,10 @@ def _log_hyperparameters(logger: TensorBoardLogger, result: Result) -> None:
     """Give TensorBoard's HParams tab the settings together with what came out (without these it shows -1)."""
     settings = {"initializer": result.initializer, "seed": result.seed}
     settings |= {group: result.choices[group] for group in ("model", "data", "optimizer") if group in result.choices}
-    settings |= {key: result.config[key] for key in result.overrides if key in result.config}
+    overridden = (override.lstrip("+").partition("=")[0] for override in result.overrides)
+    settings |= {key: result.config[key] for key in overridden if key in result.config}
     metrics = {f"final/{name}": result.last(name) for name in ("val_accuracy", "train_loss")}
+    metrics |= {"final/seconds": result.seconds, **{f"measured/{k}": v for k, v in result.measured.items()}}
     logger.log_hyperparams(settings, {name: value for name, value in metrics.items() if value is not None})
     logger.finalize("success")
 

@@ -48,15 +48,20 @@ def find(directories: Iterable[Path]) -> Found:
             name = str(file.parent.relative_to(root)) if file.parent != root else root.resolve().name
             name = name if len(roots) == 1 or file.parent == root else f"{root.resolve().name}/{name}"
             try:
-                runs[file.parent.resolve()] = Run(name, file.parent, Result.read(file.parent))
+                result = Result.read(file.parent)
             except ValueError as error:
                 notes.append(f"Kept out: {error}")
+                continue
+            if damaged := result.damaged(file.parent):
+                notes.append(f"Kept out: {file.parent}: {', '.join(damaged)} is not as the run left it")
+            else:
+                runs[file.parent.resolve()] = Run(name, file.parent, result)
         notes += [f"Not finished, so not counted: {path}" for path in unfinished(root)]
     if not runs:
         where = ", ".join(map(str, roots))
         raise UsageError(
             f"no finished run below {where}: a run leaves a {FILE} there when it ends; "
-            "make some with python -m examples.train" + "".join(f"\n{note}" for note in notes)
+            "make some with python -m examples.train" + "".join(f". {note}" for note in notes)
         )
     return Found(_unique(sorted(runs.values(), key=lambda run: run.name)), notes)
 

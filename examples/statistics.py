@@ -1,15 +1,21 @@
-"""What can be said about a handful of seeds: means, intervals, and how often one setting beats another."""
+"""What can be said about a handful of seeds: means, intervals, and how often one setting beats another.
+
+Intervals are percentile bootstraps (Efron 1979), stratified as Agarwal et al. 2021 (Deep reinforcement learning at the
+edge of the statistical precipice, section 4.1) do: runs are drawn again within each stratum (a model, a data set, a
+depth), never across them. The draws are seeded, so the same runs give the same interval.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import stats
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
+Strata: TypeAlias = Sequence[Sequence[float]]
 
 
 class Interval(NamedTuple):
@@ -21,52 +27,109 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return mean and percentile-bootstrap interval (Efron 1979) of `values`, one per seed; the draws are seeded.
-
-    With one value there is a mean but no interval.
+    """Return the mean of `values`, one per seed, with its interval; with one value there is no interval.
 
     >>> interval([0.5, 0.5, 0.5])
     Interval(mean=0.5, low=0.5, high=0.5)
     >>> interval([0.5])
     Interval(mean=0.5, low=nan, high=nan)
     """
-    sample = np.asarray(values, dtype=float)
-    sample = sample[~np.isnan(sample)]
-    if sample.size == 0:
-        return Interval(np.nan, np.nan, np.nan)
-    mean = float(sample.mean())
-    if sample.size == 1:
-        return Interval(mean, np.nan, np.nan)
-    if np.ptp(sample) == 0:
-        return Interval(mean, mean, mean)
-    found = stats.bootstrap(
-        (sample,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=0
-    ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high))
+    return stratified([values], plain_mean)
 
 
-def interquartile_mean(values: Sequence[float]) -> float:
-    """Return the mean without the lowest and the highest quarter (Agarwal et al. 2021, section 4.3).
+def interquartile(strata: Strata) -> Interval:
+    """Return the mean without the lowest and the highest quarter of all values, with its interval (section 4.3 there).
 
-    >>> interquartile_mean([0.0, 0.5, 0.7, 1.0])
+    >>> interquartile([[0.0, 0.5, 0.7, 1.0]]).mean
     0.6
     """
-    sample = np.asarray(values, dtype=float)
-    sample = sample[~np.isnan(sample)]
-    return float(stats.trim_mean(sample, 0.25)) if sample.size else float("nan")
+    return stratified(strata, interquartile_mean)
 
 
-def improvement(values: Sequence[float], baseline: Sequence[float]) -> float:
-    """Return the share of pairs (one per seed) in which `values` exceed `baseline`; a tie counts one half.
+def improvement(values: Strata, baseline: Strata) -> Interval:
+    """Return the probability that `values` exceed `baseline`, averaged over strata, with its interval.
 
-    >>> improvement([0.9, 0.8], [0.7, 0.8])
+    Both hold one value per seed in the same order: pairs are compared, as they shared their data and dropout masks (the
+    paper compares all with all). A tie counts one half; a pair with a NaN does not count.
+
+    >>> improvement([[0.9, 0.8]], [[0.7, 0.8]]).mean
     0.75
     """
-    a, b = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
-    both = ~(np.isnan(a) | np.isnan(b))
-    if not both.any():
+    pairs = [(np.asarray(a, dtype=float), np.asarray(b, dtype=float)) for a, b in zip(values, baseline, strict=True)]
+    wins = [np.where(np.isnan(a) | np.isnan(b), np.nan, (a > b) + 0.5 * (a == b)) for a, b in pairs]
+    return stratified(wins, _mean_of_means, pooled=False)
+
+
+def stratified(strata: Strata, statistic: Callable[..., np.ndarray], *, pooled: bool = True) -> Interval:
+    """Return `statistic` (array, axis) with the interval from resampling within each stratum; NaN are left out.
+
+    Args:
+        strata: the values of each.
+        statistic: of the values of all strata in one array; with `pooled=False` of one array for each stratum.
+        pooled: see there.
+    """
+    samples = [s for raw in strata if (s := _numbers(raw)).size]
+    if not samples:
+        return Interval(np.nan, np.nan, np.nan)
+
+    def value(*drawn: np.ndarray, axis: int) -> np.ndarray:
+        return statistic(np.concatenate(drawn, axis=axis), axis=axis) if pooled else statistic(*drawn, axis=axis)
+
+    centre = float(value(*samples, axis=-1))
+    if min(s.size for s in samples) == 1:
+        return Interval(centre, np.nan, np.nan)
+    if all(np.ptp(s) == 0 for s in samples):
+        return Interval(centre, centre, centre)
+    found = stats.bootstrap(
+        samples, value, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", vectorized=True, rng=0
+    ).confidence_interval
+    return Interval(centre, float(found.low), float(found.high))
+
+
+def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return the mean of the middle half along `axis`.
+
+    >>> interquartile_mean(np.array([1.0, 2.0, 3.0, 100.0]))
+    np.float64(2.5)
+    """
+    return stats.trim_mean(values, 0.25, axis=axis)
+
+
+def plain_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return the mean along `axis`."""
+    return np.mean(values, axis=axis)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of `values` without NaN; NaN if nothing is left.
+
+    >>> mean([1.0, float("nan"), 3.0])
+    2.0
+    """
+    sample = _numbers(values)
+    return float(sample.mean()) if sample.size else float("nan")
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median; infinite values (never) are allowed.
+
+    >>> median([3.0, float("inf"), 5.0])
+    5.0
+    """
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    if not ordered:
         return float("nan")
-    return float(((a > b)[both] + 0.5 * (a == b)[both]).mean())
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def _mean_of_means(*drawn: np.ndarray, axis: int) -> np.ndarray:
+    return np.mean([one.mean(axis=axis) for one in drawn], axis=0)
+
+
+def _numbers(values: Sequence[float]) -> np.ndarray:
+    sample = np.asarray(values, dtype=float)
+    return sample[~np.isnan(sample)]
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -75,8 +138,7 @@ def geometric_mean(values: Sequence[float]) -> float:
     >>> round(geometric_mean([0.1, 10.0]), 6), geometric_mean([0.0, 5.0])
     (1.0, 0.0)
     """
-    sample = np.asarray(values, dtype=float)
-    sample = sample[~np.isnan(sample)]
+    sample = _numbers(values)
     if sample.size == 0:
         return float("nan")
     return 0.0 if (sample == 0).any() else float(stats.gmean(sample))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra.experimental.callback import Callback
 from hydra.utils import get_method
@@ -15,7 +17,15 @@ from examples.errors import UsageError
 
 
 class SweepCallback(Callback):
-    """Runs on the machine that started the sweep, whatever launcher runs the jobs."""
+    """Runs on the machine that started the sweep, whatever launcher runs the jobs.
+
+    Args:
+        baseline: the initializer to measure all others against.
+        target: the accuracy to count steps to.
+    """
+
+    def __init__(self, baseline: str | None = None, target: float | None = None) -> None:
+        self.options = {"baseline": baseline, "target": target}
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Say where the runs go and how to take up an interrupted sweep."""
@@ -28,7 +38,7 @@ class SweepCallback(Callback):
         """Write and print the comparison; end with an error if no run came through."""
         sweep = Path(config.hydra.sweep.dir)
         try:
-            _conclude(config, sweep)
+            _conclude(config, sweep, self.options)
         except UsageError as error:
             raise SystemExit(f"error: {error}") from None
         except Exception:  # noqa: BLE001  Hydra would turn it into a warning and exit code 0
@@ -36,8 +46,8 @@ class SweepCallback(Callback):
             raise SystemExit(1) from None
 
 
-def _conclude(config: DictConfig, sweep: Path) -> None:
-    comparison, files = compare.write([sweep])
+def _conclude(config: DictConfig, sweep: Path, options: Mapping[str, Any]) -> None:
+    comparison, files = compare.write([sweep], **options)
     compare.show(comparison, files, sweep)
     if (comparison.runs["status"] == "failed").all():
         errors = {run.result.error for setting in comparison.settings for run in setting.runs}

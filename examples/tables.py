@@ -9,12 +9,15 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from examples.comparison import Comparison, text
+from examples.comparison import Comparison
+from examples.settings import text
 
 LEGEND = (
-    "Accuracies are means over seeds with 95 % percentile-bootstrap intervals. Diverged runs count with the accuracy "
-    "that they ended with; failed runs have none. The factors per layer are the trend over the weight layers of the "
-    "untouched initial network: x 1 means that the signal keeps its size."
+    "Accuracies are means over seeds with 95 % percentile-bootstrap intervals; IQM is the interquartile mean, over "
+    "several settings with stratified intervals. Diverged runs count with the accuracy that they ended with; failed "
+    "runs have none; dead runs never got clearly above guessing. Steps are the median over seeds. The factors per "
+    "layer are the trend over the weight layers of the untouched initial network: x 1 means that the signal keeps its "
+    "size."
 )
 SHORT = {
     "validation accuracy": "validation\naccuracy",
@@ -22,6 +25,8 @@ SHORT = {
     "activation variance per layer": "activation\nvariance\nper layer",
     "gradient norm per layer": "gradient\nnorm\nper layer",
 }
+PAGE_ONLY = ("IQM", "IQM interval", "reached by", "seconds")
+"""Columns for which a terminal has no room."""
 
 
 def readable(comparison: Comparison) -> pd.DataFrame:
@@ -29,22 +34,62 @@ def readable(comparison: Comparison) -> pd.DataFrame:
     table = comparison.table.iloc[::-1]
     keys = [key for key in comparison.keys if table[key].astype(str).nunique() > 1] or comparison.keys[:1]
     cells = pd.DataFrame({key: table[key].map(text) for key in keys})
-    cells["runs"] = [number(runs) for runs in table["runs"]]
-    for name in ("failed", "diverged"):
-        if table[name].any():
-            cells[name] = [number(count) for count in table[name]]
-    cells["validation accuracy"] = [accuracy(mean) for mean in table["val_accuracy_mean"]]
-    if table["val_accuracy_low"].notna().any():
-        bounds = zip(table["val_accuracy_low"], table["val_accuracy_high"], strict=True)
-        cells["95 % interval"] = ["-" if math.isnan(low) else f"{low:.1%} to {high:.1%}" for low, high in bounds]
-    if "improvement" in table:
-        cells["beats the baseline"] = ["-" if math.isnan(share) else f"{share:.0%}" for share in table["improvement"]]
+    _add_outcome(cells, table)
+    _add_improvement(cells, table, comparison.baseline)
+    if table["steps_to_target"].notna().any():
+        steps = zip(table["reached_target"], table["runs"] - table["failed"], strict=True)
+        cells[f"steps to {comparison.target:.0%}"] = [count(median) for median in table["steps_to_target"]]
+        cells["reached by"] = [f"{reached} of {runs}" for reached, runs in steps]
     cells["train loss"] = [number(loss) for loss in table["train_loss_mean"]]
     if table["activation_factor_per_layer"].notna().any():
         cells["activation variance per layer"] = [factor(f) for f in table["activation_factor_per_layer"]]
         cells["gradient norm per layer"] = [factor(f) for f in table["gradient_factor_per_layer"]]
     cells["seconds"] = ["-" if math.isnan(seconds) else f"{seconds:.1f}" for seconds in table["seconds_mean"]]
     return cells
+
+
+def overall(comparison: Comparison) -> pd.DataFrame:
+    """Return what each initializer reached over all settings, best first, as formatted cells; maybe empty."""
+    table = comparison.overall
+    if table.empty:
+        return table
+    cells = pd.DataFrame({"initializer": table["line"], "settings": table["settings"].map(str)})
+    _add_outcome(cells, table)
+    _add_improvement(cells, table, comparison.baseline)
+    return cells
+
+
+def _add_outcome(cells: pd.DataFrame, table: pd.DataFrame) -> None:
+    cells["runs"] = [number(runs) for runs in table["runs"]]
+    for name in ("failed", "diverged", "dead"):
+        if table[name].any():
+            cells[name] = [number(count) for count in table[name]]
+    cells["validation accuracy"] = [accuracy(mean) for mean in table["val_accuracy_mean"]]
+    if table["val_accuracy_low"].notna().any():
+        cells["95 % interval"] = _bounds(table["val_accuracy_low"], table["val_accuracy_high"])
+        cells["IQM"] = [accuracy(mean) for mean in table["val_accuracy_iqm"]]
+        cells["IQM interval"] = _bounds(table["val_accuracy_iqm_low"], table["val_accuracy_iqm_high"])
+
+
+def _add_improvement(cells: pd.DataFrame, table: pd.DataFrame, baseline: str | None) -> None:
+    if baseline is None:
+        return
+    shares = zip(table["improvement"], _bounds(table["improvement_low"], table["improvement_high"], 0), strict=True)
+    cells[f"beats {baseline}"] = ["-" if math.isnan(p) else f"{p:.0%} ({bounds})" for p, bounds in shares]
+
+
+def _bounds(lows: pd.Series, highs: pd.Series, digits: int = 1) -> list[str]:
+    pairs = zip(lows, highs, strict=True)
+    return ["-" if math.isnan(low) else f"{low:.{digits}%} to {high:.{digits}%}" for low, high in pairs]
+
+
+def count(steps: float) -> str:
+    """Return a median number of steps.
+
+    >>> count(120.0), count(float("inf")), count(float("nan"))
+    ('120', 'never', '-')
+    """
+    return "-" if math.isnan(steps) else "never" if math.isinf(steps) else f"{steps:g}"
 
 
 def accuracy(mean: float) -> str:
@@ -77,7 +122,7 @@ def number(value: float) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return a GitHub-flavoured Markdown table; text to the left, everything else to the right."""
+    """Return a GitHub-flavoured Markdown table."""
     rows = [[str(cell).replace("|", "\\|") for cell in row] for row in table.itertuples(index=False)]
     header = [str(column) for column in table.columns]
     widths = [max(3, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
@@ -90,6 +135,7 @@ def page(comparison: Comparison, pictures: Sequence[str]) -> str:
     parts = [
         "# Comparison",
         markdown(readable(comparison)),
+        *(["## Over all settings", markdown(overall(comparison))] if len(comparison.overall) else []),
         LEGEND,
         *(f"- {note}" for note in [*comparison.notes, *warnings(comparison)]),
         *(f"![{picture}]({picture})" for picture in pictures),
@@ -106,7 +152,8 @@ def warnings(comparison: Comparison) -> list[str]:
 
 def terminal(comparison: Comparison) -> Table:
     """Return the comparison for a rich console; it fits into 80 columns as long as little varies."""
-    cells = readable(comparison).drop(columns="seconds")
+    cells = readable(comparison)
+    cells = cells.drop(columns=[column for column in PAGE_ONLY if column in cells])
     title = f"Comparison, best first: {comparison.subject}".removesuffix(": ")
     table = Table(
         box=box.SIMPLE_HEAD,

@@ -1,22 +1,51 @@
-"""The pictures of a comparison, as PNG files."""
+"""The pictures of a comparison, each as PNG and as SVG."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from examples.comparison import Comparison
-from examples.plots import accuracy_by_depth, depth_profile, final_accuracy, learning_curves
+import matplotlib as mpl
+from matplotlib.figure import Figure
 
-KINDS = (learning_curves, final_accuracy, accuracy_by_depth, depth_profile)
+from examples import files
+from examples.comparison import Comparison
+from examples.plots import accuracy_by_depth, depth_profile, final_accuracy, heat_map, learning_curves, overall
+
+KINDS: dict[str, Callable[[Comparison], Figure | None]] = {
+    "learning_curves": learning_curves.figure,
+    "final_accuracy": final_accuracy.figure,
+    "overall": overall.figure,
+    "accuracy_by_depth": accuracy_by_depth.figure,
+    "depth_profile": depth_profile.figure,
+    "depth_profile_end": partial(depth_profile.figure, when="last"),
+    "heat_map": heat_map.figure,
+}
+FORMATS = {"png": {"dpi": 150}, "svg": {"metadata": {"Date": None}}}  # without a date: equal runs, equal bytes
 
 
 def draw(comparison: Comparison, directory: Path) -> list[Path]:
-    """Draw everything that the comparison has data for into `directory`; return the files."""
-    files = []
-    for kind in KINDS:
-        figure = kind.figure(comparison)
+    """Draw everything that the comparison has data for into `directory`; return the PNG files, an SVG beside each.
+
+    Pictures of an earlier comparison that this one has no data for are removed.
+    """
+    drawn = []
+    for name, kind in KINDS.items():
+        figure = kind(comparison)
+        if figure is not None:  # the layout takes longest: once for both files
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        for suffix, options in FORMATS.items():
+            path = directory / f"{name}.{suffix}"
+            if figure is None:
+                path.unlink(missing_ok=True)
+                continue
+            buffer = io.BytesIO()
+            with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+                figure.savefig(buffer, format=suffix, **options)
+            files.write(path, buffer.getvalue())
         if figure is not None:
-            path = directory / f"{kind.__name__.rpartition('.')[2]}.png"
-            figure.savefig(path, dpi=150)
-            files.append(path)
-    return files
+            drawn.append(directory / f"{name}.png")
+    return drawn

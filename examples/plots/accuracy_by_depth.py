@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from examples import statistics
-from examples.comparison import Comparison, Setting
+from examples.comparison import Comparison
 from examples.plots import style
+from examples.settings import Setting
 
 KEY = "model.depth"
 

@@ -1,4 +1,4 @@
-"""The untouched initial network, layer by layer: activation variance forward, gradient norm backward."""
+"""The network layer by layer, untouched or at the end: activation variance forward, gradient norm backward."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from examples.comparison import Comparison, Setting
+from examples.comparison import Comparison
 from examples.plots import style
+from examples.settings import Setting
 
 SIGNALS = {
     "activation_variance": "variance of the layer's output",
@@ -17,12 +18,15 @@ SIGNALS = {
 MOST_NAMES = 8
 
 
-def figure(comparison: Comparison) -> Figure | None:
-    """Return a row of two axes per panel; None if no run was monitored."""
+WHEN = {"first": "before training", "last": "at the last step"}
+
+
+def figure(comparison: Comparison, when: str = "first") -> Figure | None:
+    """Return a row of two axes per panel, at the `first` or the `last` step; None if no run was monitored."""
     panels = {
         panel: group
         for panel, settings in style.panels(comparison).items()
-        if (group := [s for s in settings if s.profile("first", "activation_variance") is not None])
+        if (group := [s for s in settings if s.profile(when, "activation_variance") is not None])
     }
     if not panels:
         return None
@@ -30,16 +34,17 @@ def figure(comparison: Comparison) -> Figure | None:
     picture, axes = style.grid(2 * len(panels), columns=2, width=5.0, height=4.2)
     for row, (panel, settings) in enumerate(panels.items()):
         for axis, (signal, label) in zip(axes[2 * row : 2 * row + 2], SIGNALS.items(), strict=True):
-            _draw(axis, settings, signal, looks)
+            _draw(axis, settings, signal, when, looks)
             axis.set(title=panel, ylabel=label)
             _name_layers(axis, settings[0].runs[0].result.layers)
-    style.title(picture, comparison, "Signals by depth before training", style.seeds(comparison, "mean and range"))
+    detail = style.seeds(comparison, "geometric mean and range")
+    style.title(picture, comparison, f"Signals by depth {WHEN[when]}", detail)
     style.legend(picture, axes)
     return picture
 
 
-def _draw(axis: Axes, settings: list[Setting], signal: str, looks: dict[str, style.Look]) -> None:
-    profiles = {setting.line: rows for setting in settings if (rows := setting.profile("first", signal)) is not None}
+def _draw(axis: Axes, settings: list[Setting], signal: str, when: str, looks: dict[str, style.Look]) -> None:
+    profiles = {setting.line: rows for setting in settings if (rows := setting.profile(when, signal)) is not None}
     positive = np.concatenate([rows[np.isfinite(rows) & (rows > 0)] for rows in profiles.values()])
     axis.set_yscale("log")
     if positive.size == 0:

@@ -23,18 +23,8 @@ def figure(comparison: Comparison) -> Figure | None:
     for row, setting in enumerate(settings):
         look = looks[setting.line]
         values = np.array(setting.metric("val_accuracy"))
-        mean, low, high = statistics.interval(values)
         axis.plot(values, [row] * len(values), linestyle="", marker="o", color=look.color, alpha=0.35, markersize=5)
-        axis.plot([low, high], [row, row], color=look.color, linewidth=2.5, solid_capstyle="butt")
-        axis.plot([mean], [row], marker=look.marker, color=look.color, markersize=9, markeredgecolor="white")
-        axis.annotate(
-            f"{mean:.1%}",
-            (1.0, row),
-            (6, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-        )
+        style.point(axis, row, *statistics.interval(values), look)
     axis.set_yticks(range(len(settings)), [setting.label for setting in settings])
     axis.set_xlabel("validation accuracy after the last epoch")
     axis.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))

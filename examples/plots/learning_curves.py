@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from examples.comparison import Comparison, Setting
+from examples.comparison import Comparison
 from examples.plots import style
+from examples.settings import Setting
+
+METRIC = "val_accuracy"
 
 
 def figure(comparison: Comparison) -> Figure | None:
     """Return the learning curves; None if no run got through an epoch."""
     panels = style.panels(comparison)
-    if not any(_curves(setting) is not None for group in panels.values() for setting in group):
+    if not any(setting.curves(METRIC) is not None for group in panels.values() for setting in group):
         return None
     looks = style.looks(comparison)
     single = len(panels) == 1
@@ -32,15 +34,6 @@ def figure(comparison: Comparison) -> Figure | None:
 
 
 def _draw(axis: Axes, setting: Setting, look: style.Look) -> None:
-    curves = _curves(setting)
+    curves = setting.curves(METRIC)
     if curves is not None:
         style.band(axis, range(1, curves.shape[1] + 1), curves, look, setting.line)
-
-
-def _curves(setting: Setting) -> np.ndarray | None:
-    """Return (runs, epochs); a run that stopped early keeps its last value."""
-    rows = [row for run in setting.runs if (row := run.result.history.get("val_accuracy"))]
-    if not rows:
-        return None
-    longest = max(map(len, rows))
-    return np.array([row + row[-1:] * (longest - len(row)) for row in rows])

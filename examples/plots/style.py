@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from examples.comparison import Comparison, Setting
+from examples.comparison import Comparison
+from examples.settings import Setting
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -75,6 +76,14 @@ def line(axis: Axes, x: Sequence[float], y: Sequence[float], look: Look, label: 
     """Draw one line in its look; markers only where they do not run into each other."""
     size = 5 if len(x) <= 25 else 0
     axis.plot(x, y, color=look.color, linestyle=look.linestyle, marker=look.marker, markersize=size, label=label)
+
+
+def point(axis: Axes, row: float, middle: float, low: float, high: float, look: Look) -> None:
+    """Draw a fraction with its interval in a row, and write it at the right edge."""
+    axis.plot([low, high], [row, row], color=look.color, linewidth=2.5, solid_capstyle="butt")
+    axis.plot([middle], [row], marker=look.marker, color=look.color, markersize=9, markeredgecolor="white")
+    edge = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    axis.annotate(f"{middle:.1%}", (1.0, row), (6, 0), va="center", **edge)
 
 
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:

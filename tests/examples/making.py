@@ -47,7 +47,14 @@ def made_up(directory: Path, *, initializer="zeros", seed=0, accuracy=(0.1,), st
         choices={"initializer": initializer, "model": "mlp", "data": "digits"},
         overrides=[f"initializer={initializer}", f"seed={seed}", *overrides],
         config={"seed": seed, **config},
-        history={"val_accuracy": list(accuracy), "train_loss": [1.0] * len(accuracy)} if accuracy else {},
+        history={
+            "val_accuracy": list(accuracy),
+            "train_loss": [1.0] * len(accuracy),
+            "step": [10 * (epoch + 1) for epoch in range(len(accuracy))],
+        }
+        if accuracy
+        else {},
+        chance=0.1,
         seconds=2.0,
     )
     result.write(directory)

@@ -14,6 +14,7 @@ from making import made_up
 from examples import compare, runs, statistics, tables
 from examples.comparison import compare as compared
 from examples.errors import UsageError
+from examples.result import Result, checksums
 
 
 def exact_interval(values, confidence=0.95):
@@ -44,7 +45,40 @@ def test_factors_per_layer():
 
 
 def test_improvement_is_paired():
-    assert statistics.improvement([0.5, 0.9, 0.7], [0.4, 0.8, 0.7]) == pytest.approx(5 / 6)
+    assert statistics.improvement([[0.5, 0.9, 0.7]], [[0.4, 0.8, 0.7]]).mean == pytest.approx(5 / 6)
+    assert statistics.improvement([[0.5, math.nan]], [[0.4, 0.1]]).mean == 1
+
+
+def exact_stratified(strata, statistic):
+    """All ways to draw each stratum again from itself."""
+    ways = itertools.product(*(itertools.product(s, repeat=len(s)) for s in strata))
+    found = sorted(statistic([v for stratum in way for v in stratum]) for way in ways)
+    return np.quantile(found, [0.025, 0.975], method="inverted_cdf")
+
+
+def trimmed(values):
+    """The interquartile mean by hand, for a number of values that four divides."""
+    quarter = len(values) // 4
+    return np.mean(sorted(values)[quarter : len(values) - quarter])
+
+
+def test_the_interquartile_interval_is_stratified():
+    strata = [[0.1, 0.2], [0.6, 0.9]]
+    mean, *bounds = statistics.interquartile(strata)
+    assert mean == pytest.approx(0.4)
+    assert bounds == pytest.approx(exact_stratified(strata, trimmed), abs=0.01)
+    pooled = statistics.interquartile([[v for s in strata for v in s]])
+    assert pooled.high - pooled.low > 1.5 * (bounds[1] - bounds[0])  # what ignores the strata is wider
+
+
+def test_improvement_averages_over_strata():
+    found = statistics.improvement([[1, 1, 1, 1], [0, 1]], [[0, 0, 0, 0], [1, 0]])
+    assert found == pytest.approx((0.75, 0.5, 1.0))
+    assert math.isnan(statistics.improvement([[]], [[]]).mean)
+
+
+def test_a_stratum_of_one_run_leaves_the_interval_blank():
+    assert math.isnan(statistics.interquartile([[0.1, 0.2], [0.5]]).low)
 
 
 def test_a_baseline_is_compared_seed_by_seed_within_its_panel(sweep):
@@ -111,7 +145,8 @@ def test_the_page_needs_nothing_else_and_has_every_cell(sweep):
     text = (sweep / "comparison.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)|<script|@import|https?://", text)
     cells = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", text)]
-    assert cells == [cell for row in tables.readable(comparison).itertuples(index=False) for cell in row]
+    shown = [tables.readable(comparison), tables.overall(comparison)]
+    assert cells == [cell for table in shown for row in table.itertuples(index=False) for cell in row]
     for entry in reference(sweep).values():
         assert f"{entry['mean']:.1%}" in text
 
@@ -144,6 +179,103 @@ def test_failed_and_diverged_runs_are_counted_and_kept(tmp_path):
     (row,) = comparison.table.to_dict("records")
     assert (row["runs"], row["failed"], row["diverged"]) == (3, 1, 1)
     assert row["val_accuracy_mean"] == pytest.approx(0.45)
+
+
+def test_steps_are_counted_to_the_target(tmp_path):
+    for seed, accuracy in enumerate([(0.5, 0.9), (0.8, 0.9), (0.1, 0.2)]):
+        made_up(tmp_path / str(seed), seed=seed, accuracy=accuracy)
+    (row,) = compared([tmp_path], target=0.8).table.to_dict("records")
+    assert (row["target_accuracy"], row["reached_target"], row["steps_to_target"]) == (0.8, 2, 20)
+    (row,) = compared([tmp_path], target=0.7).table.to_dict("records")
+    assert (row["reached_target"], row["steps_to_target"]) == (2, 20)
+    (row,) = compared([tmp_path], target=0.95).table.to_dict("records")
+    assert (row["reached_target"], row["steps_to_target"]) == (0, math.inf)
+    assert compared([tmp_path]).target == 0.63  # 95 % of the mean 2/3, in whole percents
+    with pytest.raises(UsageError, match="target=95 is impossible"):
+        compared([tmp_path], target=95)
+
+
+def test_dead_runs_never_got_above_guessing(tmp_path):
+    for seed, accuracy in enumerate([(0.1, 0.14), (0.2, 0.1)]):
+        made_up(tmp_path / str(seed), seed=seed, accuracy=accuracy)
+    assert compared([tmp_path]).table["dead"].tolist() == [1]
+    assert "| dead" in tables.page(compared([tmp_path]), [])
+
+
+def test_initializers_are_summed_up_over_everything_else(sweep):
+    compare.write([sweep], baseline="zeros")
+    table = pd.read_csv(sweep / "overall.csv")
+    groups = reference_accuracies(sweep)
+    for row in table.itertuples():
+        strata = [groups[row.line, width] for width in (8, 16)]
+        assert (row.settings, row.runs) == (2, 6)
+        assert row.val_accuracy_mean == pytest.approx(np.mean(strata))
+        assert row.val_accuracy_iqm == pytest.approx(np.mean(sorted(v for s in strata for v in s)[1:-1]))
+        wins = [a > b for w in (8, 16) for a, b in zip(groups[row.line, w], groups["zeros", w], strict=True)]
+        assert row.improvement == pytest.approx(0.5 if row.line == "zeros" else np.mean(wins))
+    assert table["val_accuracy_iqm"].is_monotonic_decreasing
+
+
+def reference_accuracies(directory):
+    raws = [json.loads(file.read_text()) for file in directory.rglob("result.json")]
+    groups = {}
+    for raw in sorted(raws, key=lambda raw: raw["seed"]):
+        key = (raw["initializer"], raw["config"]["model.width"])
+        groups.setdefault(key, []).append(raw["history"]["val_accuracy"][-1])
+    return groups
+
+
+def test_damaged_event_files_are_kept_out_and_named(tmp_path):
+    for name in ("good", "bad", "gone"):
+        made_up(tmp_path / name, seed=len(name))
+        (tmp_path / name / "events.out.tfevents.1").write_bytes(b"what was logged")
+        result = Result.read(tmp_path / name)
+        result.events = checksums(tmp_path / name)
+        result.write(tmp_path / name)
+    (tmp_path / "bad/events.out.tfevents.1").write_bytes(b"what was l?gged")
+    (tmp_path / "gone/events.out.tfevents.1").unlink()  # its result is enough for the tables
+    comparison = compared([tmp_path])
+    assert sorted(comparison.runs["run"]) == ["gone", "good"]
+    (note,) = (note for note in comparison.notes if "Kept out" in note)
+    assert note == f"Kept out: {tmp_path / 'bad'}: events.out.tfevents.1 is not as the run left it"
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"status": "ok"}', '{"half', None])
+def test_foreign_results_are_kept_out(tmp_path, content):
+    made_up(tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    file = tmp_path / "bad/result.json"
+    file.mkdir() if content is None else file.write_text(content)
+    comparison = compared([tmp_path])
+    assert comparison.runs["run"].tolist() == ["good"]
+    assert comparison.notes[0].startswith(f"Kept out: {file} is not the result of a run")
+
+
+def test_results_with_our_keys_and_other_contents_are_kept_out(tmp_path):
+    made_up(tmp_path / "good")
+    made_up(tmp_path / "bad")
+    raw = json.loads((tmp_path / "bad/result.json").read_text())
+    (tmp_path / "bad/result.json").write_text(json.dumps(raw | {"status": "done"}))
+    assert compared([tmp_path]).runs["run"].tolist() == ["good"]
+
+
+def test_mixed_experiments_are_said(tmp_path):
+    for name in ("demo", "udacity"):
+        result = made_up(tmp_path / name, overrides=[f"experiment={name}"])
+        result.choices["experiment"] = name
+        result.write(tmp_path / name)
+    comparison = compared([tmp_path])
+    assert len(comparison.settings) == 2
+    assert any("different experiments are here (demo, udacity)" in note for note in comparison.notes)
+
+
+def test_every_picture_is_there_twice_and_old_ones_go(sweep):
+    (sweep / "heat_map.svg").write_text("of an older comparison")
+    _, files = compare.write([sweep])
+    for file in files:
+        assert file.exists()
+        assert file.suffix != ".png" or file.with_suffix(".svg").read_text().startswith("<?xml")
+    assert not (sweep / "heat_map.svg").exists()
 
 
 def test_several_directories_are_compared_together_and_written_into_the_first(tmp_path):

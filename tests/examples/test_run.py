@@ -6,6 +6,7 @@ import pytest
 import torch
 from making import tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import nn
 
 from examples import run
@@ -48,8 +49,11 @@ def test_the_profile_describes_the_untouched_network(tmp_path):
 
 
 def test_hyperparameters_carry_real_metrics(tmp_path):
-    executed(tmp_path, "initializer=zeros", "seed=3")
+    executed(tmp_path, "initializer=zeros", "seed=3", "optimizer.lr=0.25")
     summary = EventAccumulator(str(tmp_path)).Reload().summary_metadata
+    start = HParamsPluginData.FromString(summary["_hparams_/session_start_info"].plugin_data.content).session_start_info
+    assert start.hparams["optimizer.lr"].number_value == 0.25
+    assert start.hparams["seed"].number_value == 3
     events = scalars(tmp_path)
     assert "_hparams_/session_start_info" in summary
     assert "hp_metric" not in events

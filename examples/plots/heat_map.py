@@ -1,0 +1,94 @@
+"""Layer against step, the signal as a colour: where and when it vanishes, explodes or dies."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from examples import events
+from examples.comparison import Comparison
+from examples.plots import style
+from examples.plots.depth_profile import SIGNALS
+from examples.runs import Run
+from examples.settings import Setting
+
+MOST_SETTINGS = 8
+MOST_STEPS = 200
+DECADES = 12
+ZERO = "#D9D9D9"
+
+
+def figure(comparison: Comparison) -> Figure | None:
+    """Return a row of two heat maps for each setting, of its first run; None if no run has event files."""
+    monitored = [s for s in reversed(comparison.settings) if s.runs[0].result.profile.get("first")]
+    shown = _choice(monitored)
+    grids = {setting.label: found for setting in shown if (found := _grids(setting.runs[0])) is not None}
+    if not grids:
+        return None
+    picture, axes = style.grid(2 * len(grids), columns=2, width=5.0, height=2.6)
+    for column, (signal, label) in enumerate(SIGNALS.items()):
+        norm = _norm([found[signal] for found in grids.values()])
+        for row, (setting, found) in enumerate(grids.items()):
+            axis = axes[2 * row + column]
+            mesh = _draw(axis, found["steps"], found[signal], norm)
+            axis.set_title(setting, fontsize="medium")
+            axis.set(xlabel="step", ylabel="weight layer")
+        picture.colorbar(mesh, ax=axes[column::2], location="bottom", label=label, shrink=0.8, extend="min")
+    seeds = sorted({setting.runs[0].result.seed for setting in shown})
+    detail = f"seed {', '.join(map(str, seeds))}; grey: exactly 0 or not finite"
+    if len(monitored) > len(grids):
+        detail += f"; {len(grids)} of {len(monitored)} settings, best to worst"
+    style.title(picture, comparison, "Signals by layer and step", detail)
+    return picture
+
+
+def _choice(settings: list[Setting]) -> list[Setting]:
+    """Return settings from the best to the worst, evenly spaced in rank."""
+    ranks = np.linspace(0, len(settings) - 1, min(len(settings), MOST_SETTINGS))
+    return [settings[round(rank)] for rank in ranks]
+
+
+def _grids(run: Run) -> dict[str, np.ndarray] | None:
+    """Return `steps` (S) and for each signal an array (layers, S) from the event files of `run`."""
+    series = events.read(run.directory)
+    logged = [series[tag].steps for tag in series if tag.startswith("activation_variance/")]
+    if not logged:
+        return None
+    steps = np.unique(np.concatenate(logged))
+    steps = steps[np.unique(np.linspace(0, steps.size - 1, MOST_STEPS).round().astype(int))]
+    grids = {"steps": steps}
+    for signal in SIGNALS:
+        grids[signal] = np.array([_at(series.get(f"{signal}/{layer}"), steps) for layer in run.result.layers])
+    return grids
+
+
+def _at(series: events.Series | None, steps: np.ndarray) -> np.ndarray:
+    """Return the values at `steps`; NaN where none was logged."""
+    values = np.full(steps.size, np.nan)
+    if series is not None:
+        _, ours, theirs = np.intersect1d(steps, series.steps, return_indices=True)
+        values[ours] = series.values[theirs]
+    return values
+
+
+def _norm(grids: list[np.ndarray]) -> LogNorm:
+    values = np.concatenate([grid.ravel() for grid in grids])
+    values = values[np.isfinite(values) & (values > 0)]
+    if values.size == 0:
+        return LogNorm(0.1, 1)
+    low, high = values.min(), values.max()
+    return LogNorm(max(low, high / 10.0**DECADES), high if high > low else 10 * low)
+
+
+def _draw(axis: Axes, steps: np.ndarray, grid: np.ndarray, norm: LogNorm) -> object:
+    shown = np.ma.masked_where(~np.isfinite(grid) | (grid <= 0), grid)
+    layers = np.arange(1, grid.shape[0] + 1)
+    axis.set_facecolor(ZERO)
+    axis.grid(visible=False)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    x = steps if steps.size > 1 else np.array([steps[0], steps[0] + 1])
+    shown = shown if steps.size > 1 else np.ma.concatenate([shown, shown], axis=1)
+    return axis.pcolormesh(x, layers, shown, norm=norm, cmap="cividis", shading="nearest", rasterized=True)
