@@ -1,0 +1,107 @@
+"""A real TensorBoard in a real browser: the runs, the charts and the numbers of a small sweep are there."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from browser import CHROMIUM, Browser
+from making import TINY, command
+
+from examples.result import Result
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
+ONCE = ["--load_fast=false", "--reload_task=blocking", "--reload_interval=0"]  # everything is read before it serves
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("sweep")
+    with pytest.MonkeyPatch.context() as patch:
+        command(patch, "-m", *TINY, "initializer=zeros,he_normal", "model.depth=2,3", "seed=0,1",
+                f"hydra.sweep.dir={directory}")  # fmt: skip
+    return directory
+
+
+@pytest.fixture(scope="module")
+def board(sweep):
+    """The address of a TensorBoard that shows the sweep."""
+    tensorboard = [sys.executable, "-m", "tensorboard.main", "--logdir", sweep, "--host", "127.0.0.1", "--port", "0"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen([*tensorboard, *ONCE], stderr=subprocess.PIPE, text=True, env=environment)
+    addresses = (re.search(r"http://127.0.0.1:\d+", line) for line in process.stderr)
+    yield next(filter(None, addresses)).group()
+    process.terminate()
+    process.wait(60)
+    process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+def results(sweep):
+    return {file.parent.name: Result.read(file.parent) for file in sweep.glob("*/result.json")}
+
+
+def test_hparams_shows_the_settings_and_real_metrics(browser, board, sweep):
+    runs = results(sweep)
+    assert len(runs) == 8
+    browser.open(f"{board}/#hparams")
+    text = browser.wait_for("final/val_accuracy", "model.depth", *runs)
+    for result in runs.values():
+        assert f" {result.last('val_accuracy'):#.5g} " in text
+        assert f" {result.initializer} " in text
+    assert "hp_metric" not in text
+    assert "-1.0000" not in text
+    assert "Number of matching session groups: 8" in text
+
+
+def test_custom_scalars_draws_signals_and_margins(browser, board, sweep):
+    browser.open(f"{board}/#custom_scalars")
+    text = browser.wait_for(
+        "signals", "weight_variance", "activation_variance", "gradient_norm",
+        "mean and 95 % interval over seeds", "validation accuracy", "training loss", "Matches (4)",
+        "aggregate/he_normal, depth=2", "aggregate/zeros, depth=3", *results(sweep),
+    )  # fmt: skip
+    assert text.count("Matches (4)") == 3  # each margin chart has a band for each of four settings
+
+
+def test_the_margins_are_mean_and_interval_over_seeds(browser, board, sweep):
+    browser.open(f"{board}/#custom_scalars")
+    for depth in (2, 3):
+        finals = [
+            result.history["val_accuracy"]
+            for name, result in results(sweep).items()
+            if result.initializer == "he_normal" and result.config["model.depth"] == depth
+        ]
+        for part, value in (("mean", lambda v: sum(v) / 2), ("lower", min), ("upper", max)):
+            query = f"run=aggregate/he_normal, depth={depth}&tag=val_accuracy/{part}"
+            points = browser.evaluate(f"fetch(encodeURI({json.dumps(f'{board}/data/plugin/scalars/scalars?{query}')}))"
+                                      ".then(answer => answer.json())")  # fmt: skip
+            assert [point[1] for point in points] == [2, 4]  # 64 samples in batches of 32
+            assert [point[2] for point in points] == pytest.approx(
+                [value(epoch) for epoch in zip(*finals, strict=True)]
+            )
+
+
+def test_scalars_groups_each_signal(browser, board):
+    browser.open(f"{board}/#scalars")
+    browser.wait_for(
+        "activation_variance", "gradient_norm", "weight_variance", "val_accuracy", "aggregate/zeros, depth=2"
+    )
+
+
+def test_the_page_of_the_comparison_fits_a_phone(browser, sweep):
+    browser.open((sweep / "comparison.html").as_uri())
+    browser.wait_for("Comparison: mlp on digits")
+    for width in (1400, 390):
+        browser._send("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=True)
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        assert browser.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    browser._send("Emulation.clearDeviceMetricsOverride")
