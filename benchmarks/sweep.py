@@ -1,32 +1,26 @@
-"""How long sweeps and comparisons take.
+"""How long sweeps take.
 
-    python benchmarks/sweep.py [--quick] [--out FILE]
+    python -m benchmarks.sweep [--quick]
 
-Times the start of a run, a sweep of 5 initializers x 3 seeds on digits (one after another, and with joblib on two cores
-if its plugin is installed), and the comparison of 1,000 finished runs with the memory it needs. Writes JSON.
+Times the start of a run, and a sweep of 5 initializers x 3 seeds on digits: one run after another, and with joblib on
+two cores if its plugin is installed. Writes benchmarks/results/sweep.json, with the load of the machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import torch
+from benchmarks import results
 
 ROOT = Path(__file__).resolve().parents[1]
 GRID = ("initializer=zeros,small_random,torch_default,xavier_uniform,he_normal", "seed=0,1,2")
-COMPARE = (
-    "import sys, pathlib, resource; from examples import compare; compare.write([pathlib.Path(sys.argv[1])]);"
-    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-)
 
 
 def timed(*arguments: str, cwd: str) -> tuple[float, str]:
@@ -43,43 +37,31 @@ def sweep(*overrides: str) -> float:
         return timed("-m", "examples.train", "-m", *overrides, cwd=folder)[0]
 
 
-def thousand_runs(folder: Path) -> None:
-    """Copy one finished run a thousand times under other seeds and initializers."""
-    timed("-m", "examples.train", "trainer.max_epochs=2", f"hydra.run.dir={folder / 'one'}", cwd=str(folder))
-    result = json.loads((folder / "one/result.json").read_text())
-    for i in range(1000):
-        run = folder / f"runs/{i}"
-        run.mkdir(parents=True)
-        copy = result | {"seed": i % 10, "initializer": f"initializer_{i // 10}"}
-        (run / "result.json").write_text(json.dumps(copy))
+def starting() -> dict[str, float]:
+    """Time one run in a warm process, without and with the training, so that imports do not count."""
+    script = (
+        "import sys, time, examples.train as t; argv = sys.argv[1:]\n"
+        "begin = time.perf_counter(); sys.argv[1:] = argv; t.main(); print(time.perf_counter() - begin)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        options = ("trainer.max_steps=1", "data.train_samples=64", "trainer.enable_progress_bar=false")
+        printed = timed("-c", script, *options, cwd=folder)[1]
+    return {"one run of one step, without imports": float(printed.split()[-1])}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/sweep.json")
     parser.add_argument("--quick", action="store_true", help="one epoch, two initializers: does it run at all?")
     options = parser.parse_args()
     grid = ("initializer=zeros,he_normal", "seed=0", "trainer.max_epochs=1") if options.quick else GRID
-    figures: dict[str, float] = {"import": timed("-c", "import examples.train", cwd=str(ROOT))[0]}
-    figures["one run, one epoch, with imports and report"] = sweep("seed=0", "trainer.max_epochs=1")
+    before = os.getloadavg()[0]
+    figures = {"imports": timed("-c", "import examples.train", cwd=str(ROOT))[0], **starting()}
     figures["sweep, one after another"] = sweep(*grid)
     if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"):
         figures["sweep, joblib on two cores"] = sweep(*grid, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    with tempfile.TemporaryDirectory() as folder:
-        thousand_runs(Path(folder))
-        figures["comparison of 1,000 runs, with imports"], printed = timed("-c", COMPARE, f"{folder}/runs", cwd=folder)
-    report = {
-        "seconds": {name: round(value, 2) for name, value in figures.items()},
-        "peak MiB of the comparison": round(int(printed) / 1024),
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "cores": os.cpu_count(),
-            "load before": os.getloadavg()[0],
-        },
-    }
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    results.write(
+        "sweep", {"command": "python -m benchmarks.sweep", "seconds": figures, "load": [before, os.getloadavg()[0]]}
+    )
 
 
 if __name__ == "__main__":

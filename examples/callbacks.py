@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import lightning as pl
+import torch
 
 
 class History(pl.Callback):
@@ -25,6 +27,20 @@ class History(pl.Callback):
     def diverged(self) -> bool:
         """Whether any training loss was infinite or not a number."""
         return not all(math.isfinite(loss) for loss in self.epochs.get("train_loss", []))
+
+
+class Measure(pl.Callback):
+    """Calls `function` with the module and the data once the network is initialized; keeps the numbers in `found`."""
+
+    def __init__(self, function: Callable[[pl.LightningModule, pl.LightningDataModule], dict[str, float]]) -> None:
+        self.function = function
+        self.found: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure, without a trace in the global stream, the gradients or the mode of the module."""
+        with torch.random.fork_rng():
+            self.found = {name: float(value) for name, value in self.function(pl_module, trainer.datamodule).items()}
+        pl_module.zero_grad()
 
 
 class StopWhenDiverged(pl.Callback):

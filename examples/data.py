@@ -17,6 +17,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import datasets
 from torchvision.transforms import v2
@@ -59,6 +60,7 @@ class ImageData(pl.LightningDataModule):
         stratify: keep the share of each class equal in both parts.
         standardize: subtract the mean and divide by the standard deviation of the training pixels, per channel;
             False leaves the pixels in [0, 1].
+        shrink: average over squares of so many pixels.
         train_samples: use only so many training samples; None uses all.
         num_workers: of the training DataLoader.
     """
@@ -73,6 +75,7 @@ class ImageData(pl.LightningDataModule):
         split_seed: int = 0,
         stratify: bool = True,
         standardize: bool = True,
+        shrink: int = 1,
         train_samples: int | None = None,
         num_workers: int = 0,
     ) -> None:
@@ -80,6 +83,7 @@ class ImageData(pl.LightningDataModule):
         if batch_size < 1:
             raise UsageError(f"data.batch_size={batch_size} is impossible: it must be at least 1")
         self.seed, self.batch_size, self.num_workers = seed, batch_size, num_workers
+        images = _shrunk(images, shrink)
         self.image_shape = tuple(images.pixels.shape[1:])
         self.num_classes = CLASSES
         train, val = _split(images.labels, validation, split_seed, stratify=stratify)
@@ -101,6 +105,17 @@ class ImageData(pl.LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = IndexBatches(len(data), batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world)
         return DataLoader(data, sampler=batches, batch_size=None, num_workers=self.num_workers if shuffle else 0)
+
+
+def _shrunk(images: Images, factor: int) -> Images:
+    """Return the images with each square of `factor` x `factor` pixels averaged; what is left over is cut off."""
+    side = min(images.pixels.shape[2:])
+    if not 1 <= factor <= side:
+        raise UsageError(f"data.shrink={factor} is impossible: give a whole number from 1 to {side}")
+    if factor == 1:
+        return images
+    pixels = functional.avg_pool2d(images.pixels.float(), factor).round().to(torch.uint8)
+    return Images(pixels, images.labels)
 
 
 def _split(labels: Tensor, validation: float, seed: int, *, stratify: bool) -> tuple[Tensor, Tensor]:

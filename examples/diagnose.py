@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from examples import arguments, initializer, names  # noqa: F401  (names registers the resolver that config.yaml uses)
+from examples import arguments, initializer, names, sizes  # noqa: F401  (they register the resolvers of conf/)
 from examples.data import ImageData
 from examples.errors import UsageError
 from lightning_init import calibrate, initialize

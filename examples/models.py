@@ -133,6 +133,50 @@ def resnet18(input_shape: Shape3, num_classes: int) -> nn.Module:
     return net
 
 
+def vit(
+    input_shape: Shape3,
+    num_classes: int,
+    *,
+    width: int = 64,
+    depth: int = 4,
+    heads: int = 4,
+    patch: int = 4,
+    nonlinearity: str = "gelu",
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Return a small vision transformer (Dosovitskiy et al. 2021): `depth` pre-norm encoder blocks, mean over patches.
+
+    Images are cut into squares of `patch` x `patch` pixels; a position is learned for each of them, from 0.
+    """
+    width, depth = _at_least_one("model.width", width), _at_least_one("model.depth", depth)
+    heads, patch = _at_least_one("model.heads", heads), _at_least_one("model.patch", patch)
+    if width % heads:
+        raise UsageError(f"model.width={width} is impossible: it must be a multiple of model.heads={heads}")
+    if patch > min(input_shape[1:]):
+        raise UsageError(f"model.patch={patch} is impossible: the images have {min(input_shape[1:])} pixels a side")
+    blocks = nn.Sequential()
+    for i in range(1, depth + 1):
+        block = nn.TransformerEncoderLayer(
+            width,
+            heads,
+            dim_feedforward=4 * width,
+            dropout=_fraction("model.dropout", dropout),
+            activation=_nonlinearity(nonlinearity),
+            batch_first=True,
+            norm_first=True,
+        )
+        blocks.add_module(f"block{i}", block)
+    net = nn.Sequential()
+    net.add_module("patches", nn.Conv2d(input_shape[0], width, patch, stride=patch))
+    net.add_module("flatten", nn.Flatten(2))
+    net.add_module("positions", _Positions((input_shape[1] // patch) * (input_shape[2] // patch), width))
+    net.add_module("blocks", blocks)
+    net.add_module("norm", nn.LayerNorm(width))
+    net.add_module("mean", _MeanOverPatches())
+    net.add_module("head", nn.Linear(width, num_classes))
+    return net
+
+
 def torchvision_model(input_shape: Shape3, num_classes: int, *, name: str) -> nn.Module:
     """Return any torchvision classifier by `name`, with random weights, behind a resize to 3 x 64 x 64."""
     if name not in list_models():
@@ -143,6 +187,24 @@ def torchvision_model(input_shape: Shape3, num_classes: int, *, name: str) -> nn
         net.add_module("colour", _RepeatChannel())
     net.add_module("net", get_model(name, weights=None, num_classes=num_classes))
     return net
+
+
+class _Positions(nn.Module):
+    """(N, width, patches) -> (N, patches, width), with what is learned about each place added."""
+
+    def __init__(self, patches: int, width: int) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(patches, width))
+
+    def forward(self, embedded: torch.Tensor) -> torch.Tensor:
+        return embedded.transpose(1, 2) + self.offset
+
+
+class _MeanOverPatches(nn.Module):
+    """(N, patches, width) -> (N, width)."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens.mean(1)
 
 
 class _RepeatChannel(nn.Module):

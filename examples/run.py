@@ -10,14 +10,14 @@ from pathlib import Path
 
 import lightning as pl
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from threadpoolctl import threadpool_limits
 
 from examples import events, initializer
-from examples.callbacks import History, StopWhenDiverged
+from examples.callbacks import History, Measure, StopWhenDiverged
 from examples.classifier import Classifier
 from examples.data import ImageData
 from examples.errors import UsageError
@@ -56,10 +56,11 @@ def execute(config: DictConfig, result: Result, directory: Path, *, in_sweep: bo
         **OmegaConf.to_container(config.init, resolve=True),
     )
     history = History()
+    measure = [Measure(get_method(config.measure))] if config.measure else []
     logger = TensorBoardLogger(directory, name="", version="", default_hp_metric=False)
     trainer: pl.Trainer = instantiate(
         config.trainer,
-        callbacks=[callback, history, StopWhenDiverged(), *([] if in_sweep else [RichProgressBar()])],
+        callbacks=[callback, *measure, history, StopWhenDiverged(), *([] if in_sweep else [RichProgressBar()])],
         logger=logger,
         default_root_dir=str(directory),
         enable_progress_bar=not in_sweep,
@@ -69,6 +70,7 @@ def execute(config: DictConfig, result: Result, directory: Path, *, in_sweep: bo
     trainer.fit(classifier, datamodule=data)
     result.seconds = time.perf_counter() - begin
     result.history = history.epochs
+    result.measured = measure[0].found if measure else {}
     if monitor is not None:
         result.alerts = {alert.kind: str(alert) for alert in reversed(monitor.alerts)}
     result.chance = data.chance

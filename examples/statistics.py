@@ -8,6 +8,7 @@ depth), never across them. The draws are seeded, so the same runs give the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -80,10 +81,17 @@ def stratified(strata: Strata, statistic: Callable[..., np.ndarray], *, pooled: 
         return Interval(centre, np.nan, np.nan)
     if all(np.ptp(s) == 0 for s in samples):
         return Interval(centre, centre, centre)
-    found = stats.bootstrap(
-        samples, value, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", vectorized=True, rng=0
-    ).confidence_interval
-    return Interval(centre, float(found.low), float(found.high))
+    draws = _draws(tuple(sample.size for sample in samples))
+    found = value(*(sample[draw] for sample, draw in zip(samples, draws, strict=True)), axis=-1)
+    low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(centre, float(low), float(high))
+
+
+@lru_cache(maxsize=64)
+def _draws(sizes: tuple[int, ...]) -> list[np.ndarray]:
+    """Return for strata of these sizes the indices (resamples, size) that are drawn; scipy's bootstrap has no cache."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(size, size=(RESAMPLES, size)) for size in sizes]
 
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:

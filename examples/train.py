@@ -11,7 +11,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from examples import arguments, job, names  # noqa: F401  (names registers the resolver that config.yaml uses)
+from examples import arguments, job, names, sizes  # noqa: F401  (they register the resolvers of conf/)
 from examples.errors import UsageError
 
 

@@ -13,7 +13,6 @@ from examples.comparison import Comparison
 from examples.plots import style
 from examples.plots.depth_profile import SIGNALS
 from examples.runs import Run
-from examples.settings import Setting
 
 MOST_SETTINGS = 8
 MOST_STEPS = 200
@@ -24,7 +23,7 @@ ZERO = "#D9D9D9"
 def figure(comparison: Comparison) -> Figure | None:
     """Return a row of two heat maps for each setting, of its first run; None if no run has event files."""
     monitored = [s for s in reversed(comparison.settings) if s.runs[0].result.profile.get("first")]
-    shown = _choice(monitored)
+    shown = style.spaced(monitored, MOST_SETTINGS)
     grids = {setting.label: found for setting in shown if (found := _grids(setting.runs[0])) is not None}
     if not grids:
         return None
@@ -43,12 +42,6 @@ def figure(comparison: Comparison) -> Figure | None:
         detail += f"; {len(grids)} of {len(monitored)} settings, best to worst"
     style.title(picture, comparison, "Signals by layer and step", detail)
     return picture
-
-
-def _choice(settings: list[Setting]) -> list[Setting]:
-    """Return settings from the best to the worst, evenly spaced in rank."""
-    ranks = np.linspace(0, len(settings) - 1, min(len(settings), MOST_SETTINGS))
-    return [settings[round(rank)] for rank in ranks]
 
 
 def _grids(run: Run) -> dict[str, np.ndarray] | None:

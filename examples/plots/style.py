@@ -9,6 +9,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,10 +18,11 @@ from matplotlib.figure import Figure
 from examples.comparison import Comparison
 from examples.settings import Setting
 
+T = TypeVar("T")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
-MOST_PANELS = 12
+MOST_PANELS = 6
 GREY = "#666666"
 
 
@@ -44,11 +46,21 @@ def looks(comparison: Comparison) -> dict[str, Look]:
 
 
 def panels(comparison: Comparison) -> dict[str, list[Setting]]:
-    """Return the settings of each panel, best first; at most twelve panels."""
+    """Return the settings of each panel, best first; at most six panels, evenly spaced where there are more."""
     groups: dict[str, list[Setting]] = {}
     for setting in reversed(comparison.settings):
         groups.setdefault(setting.panel, []).append(setting)
-    return {panel: groups[panel] for panel in sorted(groups, key=_natural)[:MOST_PANELS]}
+    names = sorted(groups, key=_natural)
+    return {panel: groups[panel] for panel in spaced(names, MOST_PANELS)}
+
+
+def spaced(items: Sequence[T], most: int) -> list[T]:
+    """Return at most so many of `items`, evenly spaced, the first and the last among them.
+
+    >>> spaced("abcdefg", 3)
+    ['a', 'd', 'g']
+    """
+    return [items[round(place)] for place in np.linspace(0, len(items) - 1, min(len(items), most))]
 
 
 def grid(count: int, *, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:

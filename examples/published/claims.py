@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
+from examples import files, runs, statistics
+from examples.comparison import Comparison
+from examples.runs import Run
 from examples.tables import markdown
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One figure: `quantity` of `setting` was `published` (as printed); here it should lie in [`low`, `high`]."""
+    """One figure: `quantity` of `setting` was `published` (as printed); here it should lie in [`low`, `high`].
+
+    `metric` names it among what a run measured or logged. The claim is about the runs that have the values `where`
+    (key -> value as text); about those with the initializer `setting` if that is empty.
+    """
 
     setting: str
     quantity: str
@@ -23,6 +30,8 @@ class Claim:
     low: float
     high: float
     form: str = "{:.1%}"
+    metric: str = "val_accuracy"
+    where: tuple[tuple[str, str], ...] = ()
 
     def holds(self, got: float) -> bool:
         """Return whether `got` lies in the range; NaN does not."""
@@ -30,7 +39,25 @@ class Claim:
 
     def written(self, value: float) -> str:
         """Return `value` in the form of this claim."""
-        return "-" if math.isnan(value) else self.form.format(value)
+        return "-" if math.isnan(value) else "never" if math.isinf(value) else self.form.format(value)
+
+    def expected(self) -> str:
+        """Return the range in words."""
+        if math.isinf(self.high):
+            return f"{self.written(self.low)} or more" if math.isfinite(self.low) else "never"
+        return f"{self.written(self.low)} to {self.written(self.high)}"
+
+    def is_about(self, run: Run) -> bool:
+        """Return whether `run` is one of the runs that this is about."""
+        where: Mapping[str, str] = dict(self.where or [("initializer", self.setting)])
+        return all(_text(runs.value(run, key)) == value for key, value in where.items())
+
+
+def measured(comparison: Comparison, claims: Iterable[Claim]) -> list[tuple[Claim, float]]:
+    """Return the claims about runs that were made, each with the mean over these runs."""
+    everything = [run for setting in comparison.settings for run in setting.runs]
+    about = ((claim, [run for run in everything if claim.is_about(run)]) for claim in claims)
+    return [(claim, statistics.mean([_value(run, claim.metric) for run in found])) for claim, found in about if found]
 
 
 def table(pairs: Iterable[tuple[Claim, float]]) -> pd.DataFrame:
@@ -41,7 +68,7 @@ def table(pairs: Iterable[tuple[Claim, float]]) -> pd.DataFrame:
                 "setting": claim.setting,
                 "quantity": claim.quantity,
                 "published": claim.published,
-                "expected here": f"{claim.written(claim.low)} to {claim.written(claim.high)}",
+                "expected here": claim.expected(),
                 "got": claim.written(got),
                 "within range": "yes" if claim.holds(got) else "NO",
             }
@@ -50,12 +77,41 @@ def table(pairs: Iterable[tuple[Claim, float]]) -> pd.DataFrame:
     )
 
 
-def report(name: str, about: str, pairs: Sequence[tuple[Claim, float]], directory: Path) -> None:
-    """Print the table and write it as the section `name` into `directory/published.md`."""
+def report(name: str, about: str, pairs: Sequence[tuple[Claim, float]], directory: Path, *, found: str = "") -> None:
+    """Print the table and write it as the section `name` into `directory/published.md`.
+
+    Args:
+        name: of the experiment.
+        about: what was trained, and where it was published.
+        pairs: claims with what was measured.
+        directory: of the sweep.
+        found: what is known about figures that do not reproduce.
+    """
     text = markdown(table(pairs))
     held = sum(claim.holds(got) for claim, got in pairs)
     verdict = f"{held} of {len(pairs)} figures within the expected range."
     command = f"`python -m examples.train experiment={name}`"
-    (directory / "published.md").write_text(f"## {name}\n\n{about}\n\n{text}\n\n{verdict} Made by {command}.\n")
+    parts = [f"## {name}", about, text, f"{verdict} Made by {command}.", *([found] if found else [])]
+    files.write(directory / "published.md", "\n\n".join(parts) + "\n")
     console = Console(highlight=False, width=max(Console().width, max(map(len, text.splitlines()))))
     console.print(f"\n{name}: published and measured here\n{text}\n{verdict}", markup=False)
+
+
+def training(comparison: Comparison) -> str:
+    """Return how the networks were trained with SGD, in words."""
+    config = comparison.settings[0].runs[0].result.config
+    images = f"{count:,} images" if (count := config["data.train_samples"]) else "all training images"
+    seeds = comparison.runs["seed"].nunique()
+    return (
+        f"SGD {config['optimizer.lr']:g}, momentum {config['optimizer.momentum']:g}, batch {config['data.batch_size']}, "
+        f"{config['trainer.max_epochs']} epochs of {images}, {seeds} seed{'s' if seeds > 1 else ''}"
+    )
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _value(run: Run, metric: str) -> float:
+    found = run.result.measured.get(metric, run.result.last(metric))
+    return math.nan if found is None else found

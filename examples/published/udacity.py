@@ -6,12 +6,12 @@ dropout active, because the notebook does not switch to evaluation mode; both ar
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from examples import statistics
 from examples.comparison import Comparison
+from examples.published import claims
 from examples.published.claims import Claim
-from examples.published.claims import report as show
 
 WITH, WITHOUT = "dropout active", "evaluation mode"
 METRIC = {WITH: "val_accuracy_dropout", WITHOUT: "val_accuracy"}
@@ -36,12 +36,7 @@ CLAIMS = (
 
 def measured(comparison: Comparison) -> list[tuple[Claim, float]]:
     """Return the claims about the settings that were run, each with the mean over seeds that was measured."""
-    settings = {setting.key[0]: setting for setting in comparison.settings}
-    return [
-        (claim, statistics.interval(settings[claim.setting].metric(METRIC[claim.quantity])).mean)
-        for claim in CLAIMS
-        if claim.setting in settings
-    ]
+    return claims.measured(comparison, (dataclasses.replace(one, metric=METRIC[one.quantity]) for one in CLAIMS))
 
 
 def report(comparison: Comparison, directory: Path) -> None:
@@ -52,4 +47,4 @@ def report(comparison: Comparison, directory: Path) -> None:
         f"{comparison.runs['seed'].nunique()} seeds, {len(comparison.runs)} runs in all. The notebook "
         "measured with dropout active."
     )
-    show("udacity", about, measured(comparison), directory)
+    claims.report("udacity", about, measured(comparison), directory)

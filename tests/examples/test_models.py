@@ -36,6 +36,19 @@ def test_plain_cnn_has_depth_convolutions_without_normalization():
     assert sum(m.stride == (2, 2) for m in model.modules() if isinstance(m, nn.Conv2d)) == 2
 
 
+def test_vit_sees_every_patch_and_its_place():
+    model = models.vit(DIGIT, CLASSES, width=8, depth=2, patch=4)
+    assert sum(isinstance(m, nn.MultiheadAttention) for m in model.modules()) == 2
+    image = torch.randn(1, *DIGIT, requires_grad=True)
+    model(image).sum().backward()
+    assert (image.grad != 0).all()
+    assert model.positions.offset.shape == (4, 8)
+    swapped = torch.cat([image[..., 4:], image[..., :4]], dim=-1)  # left and right half
+    assert torch.allclose(model(image), model(swapped), atol=1e-6)  # places count only once they are learned
+    nn.init.normal_(model.positions.offset)
+    assert not torch.allclose(model(image), model(swapped), atol=1e-3)
+
+
 def test_cnn_doubles_its_channels():
     assert weights(models.cnn((3, 32, 32), CLASSES, width=8, depth=3))[:3] == [
         (8, 3, 3, 3),
@@ -79,6 +92,10 @@ def test_normalization_is_built_in(build, normalization):
         (models.cnn, {"depth": 4}, "8 pixels allow at most 3 blocks"),
         (models.cnn, {"width": -1}, "model.width=-1 is impossible"),
         (models.plain_cnn, {"depth": 0}, "model.depth=0 is impossible"),
+        (models.vit, {"width": 6}, "model.width=6 is impossible: it must be a multiple of model.heads=4"),
+        (models.vit, {"patch": 9}, "model.patch=9 is impossible: the images have 8 pixels a side"),
+        (models.vit, {"nonlinearity": "gellu"}, "did you mean gelu"),
+        (models.vit, {"dropout": 1.5}, "model.dropout=1.5 is impossible"),
         (models.torchvision_model, {"name": "resnet19"}, "did you mean resnet"),
     ],
 )

@@ -135,6 +135,23 @@ def test_impossible_seeds_are_refused(tmp_path, seed):
         executed(tmp_path, f"seed={seed}")
 
 
+def test_what_is_measured_is_kept_and_changes_nothing(tmp_path):
+    overrides = ("model.nonlinearity=tanh", "model.dropout=0.5")
+    plain = executed(tmp_path / "a", *overrides)
+    measured = executed(tmp_path / "b", *overrides, "measure=examples.published.glorot2010.measure")
+    assert measured.history == plain.history
+    assert len(measured.measured) == 5
+    assert all(map(math.isfinite, measured.measured.values()))
+    (value,) = scalars(tmp_path / "b")["measured/activation std, layer 1"]
+    assert value.value == pytest.approx(measured.measured["activation std, layer 1"])
+
+
+def test_a_vision_transformer_is_trained_and_monitored(tmp_path):
+    result = executed(tmp_path, "model=vit", "model.depth=1", "model.width=8", "initializer=xavier_uniform")
+    assert result.status == "ok"
+    assert "model.blocks.block1.linear1" in result.layers
+
+
 @pytest.mark.parametrize("switch", ["channels_last=true", "trainer.precision=bf16-mixed", "threads=null"])
 def test_switches(tmp_path, switch):
     assert executed(tmp_path, switch, "model=cnn", "model.depth=2").status == "ok"

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 from browser import CHROMIUM, Browser
-from making import TINY, command
 
 from examples.result import Result
 
@@ -17,12 +16,8 @@ ONCE = ["--load_fast=false", "--reload_task=blocking", "--reload_interval=0"]  #
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("sweep")
-    with pytest.MonkeyPatch.context() as patch:
-        command(patch, "-m", *TINY, "initializer=zeros,he_normal", "model.depth=2,3", "seed=0,1",
-                f"hydra.sweep.dir={directory}")  # fmt: skip
-    return directory
+def sweep(finished_sweep):
+    return finished_sweep
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +46,7 @@ def results(sweep):
 
 def test_hparams_shows_the_settings_and_real_metrics(browser, board, sweep):
     runs = results(sweep)
-    assert len(runs) == 8
+    assert len(runs) == 12
     browser.open(f"{board}/#hparams")
     text = browser.wait_for("final/val_accuracy", "model.depth", *runs)
     for result in runs.values():
@@ -59,7 +54,7 @@ def test_hparams_shows_the_settings_and_real_metrics(browser, board, sweep):
         assert f" {result.initializer} " in text
     assert "hp_metric" not in text
     assert "-1.0000" not in text
-    assert "Number of matching session groups: 8" in text
+    assert "Number of matching session groups: 12" in text
 
 
 def test_custom_scalars_draws_signals_and_margins(browser, board, sweep):
@@ -80,11 +75,11 @@ def test_the_margins_are_mean_and_interval_over_seeds(browser, board, sweep):
             for name, result in results(sweep).items()
             if result.initializer == "he_normal" and result.config["model.depth"] == depth
         ]
-        for part, value in (("mean", lambda v: sum(v) / 2), ("lower", min), ("upper", max)):
+        for part, value in (("mean", lambda v: sum(v) / 3), ("lower", min), ("upper", max)):
             query = f"run=aggregate/he_normal, depth={depth}&tag=val_accuracy/{part}"
             points = browser.evaluate(f"fetch(encodeURI({json.dumps(f'{board}/data/plugin/scalars/scalars?{query}')}))"
                                       ".then(answer => answer.json())")  # fmt: skip
-            assert [point[1] for point in points] == [2, 4]  # 64 samples in batches of 32
+            assert [point[1] for point in points] == [16, 32]  # 512 samples in batches of 32
             assert [point[2] for point in points] == pytest.approx(
                 [value(epoch) for epoch in zip(*finals, strict=True)]
             )
