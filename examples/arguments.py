@@ -12,6 +12,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 from examples.errors import UsageError, unknown
+from examples.sizes import SIZES
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 PLUGINS = {
@@ -25,7 +26,11 @@ PLUGINS = {
 
 def check(arguments: Iterable[str]) -> None:
     """Raise UsageError for an option that does not exist, naming the closest ones, or that is not installed."""
-    for group, option in _choices(arguments):
+    given = list(arguments)
+    for size in (argument.removeprefix("size=") for argument in given if argument.startswith("size=")):
+        if size not in SIZES:
+            raise unknown("size", size, SIZES)
+    for group, option in _choices(given):
         known = _options(group)
         if known and option not in (*known, "null"):
             raise unknown(group, option, known)

@@ -103,8 +103,8 @@ def training(comparison: Comparison) -> str:
     images = f"{count:,} images" if (count := config["data.train_samples"]) else "all training images"
     seeds = comparison.runs["seed"].nunique()
     return (
-        f"SGD {config['optimizer.lr']:g}, momentum {config['optimizer.momentum']:g}, batch {config['data.batch_size']}, "
-        f"{config['trainer.max_epochs']} epochs of {images}, {seeds} seed{'s' if seeds > 1 else ''}"
+        f"SGD {config['optimizer.lr']:g}, momentum {config['optimizer.momentum']:g}, batch {config['data.batch_size']}; "
+        f"epochs: {config['trainer.max_epochs']} of {images}; seeds: {seeds}"
     )
 
 

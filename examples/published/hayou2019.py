@@ -57,8 +57,8 @@ def report(comparison: Comparison, directory: Path) -> None:
     config = comparison.settings[0].runs[0].result.config
     about = (
         f"The edge of chaos as `lightning_init.theory` computes it, and tanh networks of {config['model.depth']} "
-        f"hidden layers of width {config['model.width']} on Fashion-MNIST with sigma_b = {SIGMA_B:g}: on the edge, in the "
-        "ordered phase (sigma_w = 0.9) and in the chaotic one (sigma_w = 2); "
+        f"hidden layers of width {config['model.width']} on Fashion-MNIST with sigma_b = {SIGMA_B:g}: on the edge, in "
+        "the ordered phase (sigma_w = 0.9) and in the chaotic one (sigma_w = 2); "
         f"{claims.training(comparison)}."
     )
     claims.report("hayou2019", about, measured(comparison), directory)

@@ -35,8 +35,8 @@ EXPECTED = {
 }
 """Initializer -> what the paper says, the most steps at any depth, and the range of deepest / shallowest."""
 FOUND = (
-    "The product of orthogonal matrices is orthogonal, and the whitened loss is equally curved in all directions: a step "
-    "of rate 1 / layers removes the gap to first order, at any depth. An earlier measurement with unknown learning rates "
+    "The product of orthogonal matrices is orthogonal, and the whitened loss is equally curved in all directions: a "
+    "step of rate 1 / layers removes the gap to first order, at any depth. An earlier measurement of unknown rates "
     "had 15 / 27 / 28 / 41 / 53 steps for 2 / 4 / 8 / 16 / 32 layers, and 11 / 51 / 159 / 974 / over 1500 for Gaussian "
     "weights; those numbers do not come out here, the independence of depth and its loss do."
 )
@@ -93,8 +93,9 @@ def measured(comparison: Comparison) -> list[tuple[Claim, float]]:
             where = (("initializer", name), ("model.depth", str(layers - 1)))
             claim = Claim(f"{name}, {layers} layers", STEPS, published, 1, most, "{:.0f}", STEPS, where)
             found = claims.measured(comparison, [claim])
-            steps |= {layers: got for _, got in found}
             pairs += found
+            if found:
+                steps[layers] = found[0][1]
         if len(steps) > 1:
             shallow, deep = min(steps), max(steps)
             quantity = f"steps with {deep} layers / with {shallow}"

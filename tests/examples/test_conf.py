@@ -12,6 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from making import composed
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from examples import arguments, fashion_mnist, initializer
 from examples.arguments import CONF, PLUGINS
@@ -43,6 +44,22 @@ def test_initializers_take_options_and_nested_files_have_labels():
     half = composed("initializer=published/uniform_half").initializer
     assert initializer.build(half) == initializers.get("uniform", low=-0.5, high=0.5)
     assert initializer.label(half) == "uniform(-0.5, 0.5)"
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "initializer/published").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_published_initializer_is_built_and_labelled(path):
+    config = composed(f"initializer=published/{path.stem}").initializer
+    assert initializer.build(config)
+    assert initializer.label(config) == config.label
+
+
+def test_the_size_chooses_between_two_values():
+    assert composed("experiment=he2015").trainer.max_epochs == 2
+    assert composed("experiment=he2015", "size=full").trainer.max_epochs == 10
+    with pytest.raises(UsageError, match="unknown size 'ful': did you mean full"):
+        arguments.check(["experiment=he2015", "size=ful"])
+    with pytest.raises(InterpolationResolutionError, match="unknown size 'ful'"):
+        _ = composed("experiment=he2015", "size=ful").trainer.max_epochs
 
 
 def test_an_initializer_of_your_own_is_a_target():
