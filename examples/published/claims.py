@@ -103,8 +103,8 @@ def training(comparison: Comparison) -> str:
     images = f"{count:,} images" if (count := config["data.train_samples"]) else "all training images"
     seeds = comparison.runs["seed"].nunique()
     return (
-        f"SGD {config['optimizer.lr']:g}, momentum {config['optimizer.momentum']:g}, batch {config['data.batch_size']}; "
-        f"epochs: {config['trainer.max_epochs']} of {images}; seeds: {seeds}"
+        f"SGD {config['optimizer.lr']:g}, momentum {config['optimizer.momentum']:g}, batch "
+        f"{config['data.batch_size']}; epochs: {config['trainer.max_epochs']} of {images}; seeds: {seeds}"
     )
 
 
