@@ -149,7 +149,7 @@ def geometric_mean(values: Sequence[float]) -> float:
     sample = _numbers(values)
     if sample.size == 0:
         return float("nan")
-    return 0.0 if (sample == 0).any() else float(stats.gmean(sample))
+    return 0.0 if (sample == 0).any() else float(np.exp(np.log(sample).mean()))
 
 
 def factor_per_layer(profile: Sequence[float]) -> float:
@@ -165,4 +165,5 @@ def factor_per_layer(profile: Sequence[float]) -> float:
         return float("nan")
     if (signal <= 0).any():
         return 0.0
-    return float(10.0 ** stats.linregress(np.arange(signal.size), np.log10(signal)).slope)
+    depth = np.arange(signal.size) - (signal.size - 1) / 2
+    return float(10.0 ** (depth @ np.log10(signal) / (depth @ depth)))

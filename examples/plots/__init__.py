@@ -35,7 +35,7 @@ def draw(comparison: Comparison, directory: Path) -> list[Path]:
     for name, kind in KINDS.items():
         figure = kind(comparison)
         if figure is not None:  # the layout takes longest: once for both files
-            figure.draw_without_rendering()
+            figure.get_layout_engine().execute(figure)
             figure.set_layout_engine("none")
         for suffix, options in FORMATS.items():
             path = directory / f"{name}.{suffix}"
