@@ -14,7 +14,7 @@ from examples.published.claims import Claim
 
 DEPTHS = (22, 30, 40)
 FOUND = (
-    "With 30 fully connected layers Xavier's form falls behind but does not stall as it did in the paper's convolutional "
+    "With 30 fully connected layers Xavier's form falls behind but does not stall as in the paper's convolutional "
     "network: the stall begins between 30 and 40 layers here, where every run stays at guessing."
 )
 LAST = "validation accuracy at the end"
