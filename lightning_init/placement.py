@@ -90,20 +90,24 @@ class Place:
 
     def snapshot(self) -> Callable[[], None]:
         """Return a function that puts back what is there now."""
-        tensors = (*self.stored.values(), *self._buffers())
+        modules = list(self._modules())
+        held = [(store, dict(store)) for module in modules for store in (vars(module), module._buffers)]  # noqa: SLF001
+        tensors = (*self.stored.values(), *(buffer for module in modules for buffer in module.buffers(recurse=False)))
         copies = [(tensor, tensor.data, tensor.detach().clone()) for tensor in tensors]
-        computed = {k: v.clone() for k, v in vars(self.module).items() if k == self.leaf}  # what a hook left there
 
         def restore() -> None:
+            for store, before in held:  # buffers and attributes themselves: `right_inverse` may make new ones
+                store.update(before)
+                for added in store.keys() - before.keys():
+                    del store[added]
             for tensor, memory, copy in copies:  # the memory itself: it may be shared
                 tensor.data = memory
                 memory.copy_(copy)
-            vars(self.module).update(computed)
 
         return restore
 
-    def _buffers(self) -> Iterator[Tensor]:
-        """Yield the buffers that `write_` may change."""
+    def _modules(self) -> Iterator[nn.Module]:
+        """Yield the modules whose buffers and attributes `write_` may change."""
         return iter(())
 
 
@@ -119,9 +123,9 @@ class _Computed(Place):
             value: Tensor = getattr(self.module, self.leaf)
             return value.detach()
 
-    def _buffers(self) -> Iterator[Tensor]:
-        """Yield the module's own buffers: `weight_u` and `weight_v` of the old spectral_norm, masks."""
-        return self.module.buffers(recurse=False)
+    def _modules(self) -> Iterator[nn.Module]:
+        """Yield the owner: a hook leaves the value in it, beside `weight_u` and `weight_v` of the old spectral_norm."""
+        yield self.module
 
 
 class _Parametrized(_Computed):
@@ -141,8 +145,8 @@ class _Parametrized(_Computed):
             for module in training:
                 module.training = True
 
-    def _buffers(self) -> Iterator[Tensor]:
-        return self._chain.buffers()
+    def _modules(self) -> Iterator[nn.Module]:
+        return self._chain.modules()
 
     def write_(self, value: Tensor) -> None:
         with torch.no_grad():
@@ -273,11 +277,12 @@ def places(model: nn.Module) -> list[Place]:
 
 
 def _memory(parameter: nn.Parameter) -> object:
-    """Return what is equal for two parameters that are views of the same entries of memory."""
+    """Return what is equal for two parameters that are the same entries of memory, transposed or not."""
     start = address(parameter)
     if start == 0:
         return id(parameter)
-    return (parameter.device, start, parameter.dtype, parameter.shape, parameter.stride())
+    steps = zip(parameter.stride(), parameter.shape, strict=True)
+    return (parameter.device, start, parameter.dtype, *sorted(step for step in steps if step[1] != 1))
 
 
 def address(parameter: Tensor) -> int:

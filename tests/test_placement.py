@@ -113,8 +113,35 @@ def test_names_are_those_of_the_model_before_compilation():
     assert [place.name for place in places(torch.compile(model))] == [place.name for place in places(model)]
 
 
+class Remembering(nn.Module):
+    """A parametrization whose right_inverse keeps something in an attribute."""
+
+    scale = 1.0
+
+    def forward(self, stored):
+        return stored * self.scale
+
+    def right_inverse(self, value):
+        self.scale = value.std().item()
+        return value / self.scale
+
+
+def remembering(module):
+    parametrize.register_parametrization(module, "weight", Remembering())
+    return module
+
+
 @pytest.mark.parametrize(
-    "wrap", [lambda m: m, parametrizations.weight_norm, parametrizations.spectral_norm, nn.utils.spectral_norm, pruned]
+    "wrap",
+    [
+        lambda m: m,
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        parametrizations.orthogonal,
+        nn.utils.spectral_norm,
+        pruned,
+        remembering,
+    ],
 )
 def test_a_snapshot_restores_everything(wrap):
     model = nn.Sequential(wrap(nn.Linear(6, 5)))
@@ -154,6 +181,15 @@ def test_parameters_of_the_same_memory_are_written_once():
     assert torch.equal(model["b"].weight, alone["a"].weight)
     assert [entry.name for entry in report.entries] == ["a.weight", "b.weight"]
     assert report.entries[1].why == "kept: b.weight shares a.weight, and the first name wins"
+
+
+def test_a_weight_and_its_transpose_are_one():
+    model = nn.ModuleDict({"encoder": nn.Linear(5, 3, bias=False), "decoder": nn.Linear(3, 5, bias=False)})
+    model["decoder"].weight = nn.Parameter(model["encoder"].weight.t())
+    report = initialize(model, "he_normal", seed=0)
+    initialize(alone := nn.ModuleDict({"encoder": nn.Linear(5, 3, bias=False)}), "he_normal", seed=0)
+    assert torch.equal(model["decoder"].weight.t(), alone["encoder"].weight)
+    assert report.entries[1].why == "kept: decoder.weight shares encoder.weight, and the first name wins"
 
 
 def test_a_part_of_a_computed_weight_that_comes_first_is_written_with_it():
