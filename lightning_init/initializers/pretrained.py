@@ -35,6 +35,8 @@ class Given(Initializer):
             raise ValueError(
                 f"the pretrained {self.key!r} must be a tensor with memory, got {type(self.value).__name__}"
             )
+        if self.value.layout != torch.strided or self.value.is_quantized:
+            raise ValueError(f"the pretrained {self.key!r} must be a dense tensor of numbers, got {self.value.type()}")
         if tuple(shape) != tuple(self.value.shape):
             raise ValueError(f"the pretrained {self.key!r} has shape {tuple(self.value.shape)}, not {tuple(shape)}")
 

@@ -56,6 +56,7 @@ def test_a_prefix_in_the_file_is_understood(trained):
             lambda s: {**s, "3.weight": s["3.weight"].to(torch.complex64)},
             r"backbone.3.weight .*the pretrained '3.weight' is torch.complex64, which torch.float32 cannot hold",
         ),
+        (lambda s: {**s, "3.weight": s["3.weight"].to_sparse()}, r"3.weight.*'3.weight' must be a dense tensor"),
         (lambda s: {"epoch": 3}, "must hold a state dict"),
         (lambda s: "nowhere.pt", "there is no file 'nowhere.pt'"),
     ],
