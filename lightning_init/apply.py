@@ -84,7 +84,7 @@ def apply_(plan: Plan) -> Report:
     fallible = [assignment for assignment in writes if _may_fail(assignment)]
     certain = [assignment for assignment in writes if not _may_fail(assignment)]
     with restored_on_error(assignment.place for assignment in fallible):
-        drawn = {assignment.name: _write_(plan, assignment) for assignment in fallible}
+        drawn = {assignment.name: _write_alone_(plan, assignment) for assignment in fallible}
     _each(lambda assignment: _write_(plan, assignment), certain)
     achieved = _each(_achieved_std, plan.assignments)
     return plan.report([Reading(std, drawn.get(a.name)) for a, std in zip(plan.assignments, achieved, strict=True)])
@@ -114,10 +114,21 @@ def _refuse_memory(name: str, parameter: Tensor) -> None:
         what = f"is stored as {parameter.layout}"
     elif parameter.is_inference() and not torch.is_inference_mode_enabled():
         what = "was made in inference mode"
+    elif not _takes_values(parameter):
+        what = f"is {parameter.dtype}, into which torch cannot write numbers"
     elif any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
         what = "repeats its entries in memory (expand)"
     if what is not None:
         raise NotImplementedError(f"{name} {tuple(parameter.shape)} {what}; keep it with None in rules")
+
+
+def _takes_values(tensor: Tensor) -> bool:
+    """Return whether torch converts numbers to the dtype of `tensor` on its device (not to packed float4)."""
+    try:
+        torch.empty(1, dtype=tensor.dtype, device=tensor.device).copy_(torch.zeros(1, device=tensor.device))
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 def _refuse_meta(writes: Sequence[Assignment]) -> None:
@@ -132,6 +143,22 @@ def _refuse_meta(writes: Sequence[Assignment]) -> None:
 def _may_fail(assignment: Assignment) -> bool:
     ours = type(assignment.initializer).__module__.startswith("lightning_init.")
     return assignment.place.kind != "direct" or not ours
+
+
+def _write_alone_(plan: Plan, assignment: Assignment) -> float | None:
+    """Write with what others have made: whatever it draws from the global streams is the parameter's own."""
+    device = assignment.place.parameter.device
+    streams = [torch.default_generator]
+    if device.type == "cuda":
+        streams.append(torch.cuda.default_generators[device.index])
+    before = [stream.get_state() for stream in streams]
+    try:
+        for stream in streams:  # torch's orthogonal parametrization draws from it
+            stream.manual_seed(plan.generator(assignment, device).initial_seed())
+        return _write_(plan, assignment)
+    finally:
+        for stream, state in zip(streams, before, strict=True):
+            stream.set_state(state)
 
 
 def _write_(plan: Plan, assignment: Assignment) -> float | None:
@@ -202,7 +229,7 @@ def _achieved_std(assignment: Assignment) -> float | None:
     if any(parameter.is_meta for parameter in assignment.place.stored.values()):
         return None
     value = assignment.place.read()
-    if value.layout != torch.strided:
+    if value.layout != torch.strided or not _takes_values(value):
         return None
     if isinstance(value, DTensor):
         value = value.full_tensor()

@@ -245,6 +245,18 @@ def test_an_orthogonal_parametrization_makes_the_drawn_weight_orthogonal(orthogo
     torch.testing.assert_close(model[0].weight @ model[0].weight.T, torch.eye(8), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+def test_a_parametrization_that_draws_draws_from_the_parameters_own_stream(shape):
+    models = [nn.Sequential(parametrizations.orthogonal(nn.Linear(*shape))) for _ in range(2)]
+    before = torch.get_rng_state()
+    initialize(models[0], "orthogonal", seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    initialize(models[1], "orthogonal", seed=0)
+    first, second = (model.state_dict() for model in models)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 class Absolute(nn.Module):
     """A parametrization without right_inverse."""
 
@@ -372,7 +384,11 @@ def sparse(layer):
     layer.weight = nn.Parameter(torch.eye(3).to_sparse(), requires_grad=False)
 
 
-@pytest.mark.parametrize("break_", [expanded, made_in_inference_mode, sparse])
+def four_bits(layer):
+    layer.weight = nn.Parameter(torch.empty(3, 3, dtype=torch.float4_e2m1fn_x2), requires_grad=False)
+
+
+@pytest.mark.parametrize("break_", [expanded, made_in_inference_mode, sparse, four_bits])
 def test_memory_that_cannot_be_written_is_refused_by_name_before_anything_is(break_):
     model = mlp(3, 3, 3)
     break_(model[2])
