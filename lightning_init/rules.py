@@ -66,8 +66,14 @@ class Rule:
         return (
             any(map(self._glob.match, place.names))
             and (self.module is None or _is_a(place.module, self.module))
-            and (self.where is None or self.where(place.name, place.module, place.parameter))
+            and (self.where is None or self._asked(self.where, place))
         )
+
+    def _asked(self, where: Callable[[str, nn.Module, nn.Parameter], bool], place: Place) -> bool:
+        try:
+            return bool(where(place.name, place.module, place.parameter))
+        except Exception as error:
+            raise ValueError(f"where of {self} fails on {place.name}: {type(error).__name__}: {error}") from error
 
     @cached_property
     def _glob(self) -> re.Pattern[str]:

@@ -376,3 +376,10 @@ def test_functions_without_a_name_have_the_same_text_in_every_process():
 def test_negative_fans_are_refused():
     with pytest.raises(ValueError, match="fan_out must be finite and not negative, got -1"):
         Fans(1, -1)
+
+
+def test_a_condition_that_fails_is_named_with_its_rule_and_the_parameter():
+    with pytest.raises(
+        ValueError, match=r"where of rule '\*\.weight' and <lambda> fails on 0\.weight: ZeroDivisionError"
+    ):
+        make_plan(nn.Sequential(nn.Linear(3, 3)), "normal", rules=[Rule("*.weight", "ones", where=lambda *_: 1 / 0)])
