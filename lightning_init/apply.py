@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lightning_init.assignment import Assignment, Reading
+from lightning_init.assignment import Assignment, Reading, entries
 from lightning_init.nonlinearities import Nonlinearity
 from lightning_init.placement import address, restored_on_error
 from lightning_init.plan import FansFrom, Frozen, Plan, make_plan
@@ -83,6 +84,8 @@ def apply_(plan: Plan) -> Report:
     _refuse_unwritable(writes)
     fallible = [assignment for assignment in writes if _may_fail(assignment)]
     certain = [assignment for assignment in writes if not _may_fail(assignment)]
+    for assignment in fallible:
+        list(entries(assignment, Reading()))  # the texts of others' initializers may fail too
     with restored_on_error(assignment.place for assignment in fallible):
         drawn = {assignment.name: _write_alone_(plan, assignment) for assignment in fallible}
     _each(lambda assignment: _write_(plan, assignment), certain)
@@ -114,7 +117,7 @@ def _refuse_memory(name: str, parameter: Tensor) -> None:
         what = f"is stored as {parameter.layout}"
     elif parameter.is_inference() and not torch.is_inference_mode_enabled():
         what = "was made in inference mode"
-    elif not _takes_values(parameter):
+    elif not _takes_values(parameter.dtype, parameter.device):
         what = f"is {parameter.dtype}, into which torch cannot write numbers"
     elif any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
         what = "repeats its entries in memory (expand)"
@@ -122,10 +125,11 @@ def _refuse_memory(name: str, parameter: Tensor) -> None:
         raise NotImplementedError(f"{name} {tuple(parameter.shape)} {what}; keep it with None in rules")
 
 
-def _takes_values(tensor: Tensor) -> bool:
-    """Return whether torch converts numbers to the dtype of `tensor` on its device (not to packed float4)."""
+@cache
+def _takes_values(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether torch converts numbers to this dtype there (not to packed float4)."""
     try:
-        torch.empty(1, dtype=tensor.dtype, device=tensor.device).copy_(torch.zeros(1, device=tensor.device))
+        torch.empty(1, dtype=dtype, device=device).copy_(torch.zeros(1, device=device))
     except (RuntimeError, NotImplementedError):
         return False
     return True
@@ -229,38 +233,45 @@ def _achieved_std(assignment: Assignment) -> float | None:
     if any(parameter.is_meta for parameter in assignment.place.stored.values()):
         return None
     value = assignment.place.read()
-    if value.layout != torch.strided or not _takes_values(value):
+    if value.layout != torch.strided or not _takes_values(value.dtype, value.device):
         return None
     if isinstance(value, DTensor):
         value = value.full_tensor()
     padding = assignment.layout.padding_row if assignment.layout is not None else None
-    if padding is not None:
-        value = torch.cat([value[:padding], value[padding % len(value) + 1 :]])
-    std = population_std(value)
+    parts = (value,) if padding is None else (value[:padding], value[padding % len(value) + 1 :])
+    std = population_std(*parts)
     return std if math.isfinite(std) else None
 
 
-def population_std(value: Tensor) -> float:
-    """Return the population std of `value`, reduced in float32 chunks that are summed in float64; NaN if empty.
+def population_std(*parts: Tensor) -> float:
+    """Return the population std of all `parts`, reduced in float32 chunks that are summed in float64; NaN if empty.
 
     >>> round(population_std(torch.tensor([3.0, 1.0])), 6)
     1.0
     """
-    if value.is_complex():
-        value = torch.view_as_real(value)
-        return math.hypot(population_std(value[..., 0]), population_std(value[..., 1]))
-    if value.numel() == 0:
+    if parts[0].is_complex():
+        pairs = [torch.view_as_real(part) for part in parts]
+        return math.hypot(*(population_std(*(pair[..., i] for pair in pairs)) for i in range(2)))
+    if all(part.numel() == 0 for part in parts):
         return math.nan
-    if value.device.type != "cpu":
+    if parts[0].device.type != "cpu":
+        value = parts[0] if len(parts) == 1 else torch.cat(parts)
         return float(_at_least_float32(value).var(correction=0).sqrt())
     count, mean, squares = 0, 0.0, 0.0  # squares: sum of squared deviations from the mean so far (Chan et al. 1979)
-    for chunk in value.detach().reshape(-1).split(_CHUNK):  # type: ignore[no-untyped-call]
+    for chunk in (chunk for part in parts for chunk in _chunks(part.detach())):
         n, chunk_mean, chunk_squares = _moments(_at_least_float32(chunk))
         delta, total = chunk_mean - mean, count + n
         squares += chunk_squares + delta**2 * count * n / total
         mean += delta * n / total
         count = total
     return math.sqrt(squares / count)
+
+
+def _chunks(value: Tensor) -> Sequence[Tensor]:
+    """Return all entries as vectors that stay in cache; views, if `value` is dense in any order of its dimensions."""
+    order = sorted(range(value.ndim), key=value.stride, reverse=True)
+    chunks: Sequence[Tensor] = value.permute(order).reshape(-1).split(_CHUNK) if value.numel() else ()  # type: ignore[no-untyped-call]
+    return chunks
 
 
 def _moments(chunk: Tensor) -> tuple[int, float, float]:

@@ -354,6 +354,28 @@ def test_the_population_std_equals_float64(shape, mean, std):
     assert population_std(value) == pytest.approx(expected, rel=1e-4, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [torch.randn(6, 5, 4, 3).to(memory_format=torch.channels_last), torch.randn(7, 5).t(), torch.randn(9, 4)[:, 1:3]],
+)
+def test_the_population_std_of_any_memory_format_and_of_parts(value):
+    expected = value.double().std(correction=0).item()
+    assert population_std(value) == pytest.approx(expected, rel=1e-6)
+    assert population_std(value[:2], value[2:2], value[2:]) == pytest.approx(expected, rel=1e-6)
+
+
+def largest_copy(model):
+    """Return the bytes of the largest tensor that initializing `model` makes anew."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        initialize(model, "normal", seed=0)
+    return max((event.self_cpu_memory_usage for event in profile.events()), default=0)
+
+
+def test_reading_back_copies_no_whole_parameter():
+    model = nn.Embedding(3000, 1000, padding_idx=1)
+    assert largest_copy(model) < model.weight.nbytes / 2
+
+
 def test_the_population_std_of_edge_cases():
     assert population_std(torch.full((5000,), 0.1)) == pytest.approx(0, abs=1e-7)
     assert math.isnan(population_std(torch.empty(0)))
@@ -409,6 +431,19 @@ def test_a_part_of_memory_that_is_shared_is_refused_by_name_and_slices_of_one_bu
         initialize(model, "zeros", rules={"*": "zeros"})
     assert memory.eq(1).all()
     initialize(model, "zeros", rules={"c": None, "*": "zeros"})
+
+
+def test_an_initializer_that_cannot_be_shown_fails_before_anything_is_written():
+    class NoLabel(Normal):
+        @property
+        def label(self):
+            raise RuntimeError("no label")
+
+    model = mlp(3, 3)
+    before = values(model)
+    with pytest.raises(RuntimeError, match="no label"):
+        initialize(model, NoLabel())
+    assert same(before, values(model))
 
 
 def test_a_failure_leaves_memory_shared():
