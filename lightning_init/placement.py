@@ -226,7 +226,11 @@ def _places_of(module_name: str, module: nn.Module) -> Iterator[Place]:
     hidden: set[str] = set()
     for leaf, hook in _hooks(module).items():
         kind, suffixes = next(value for base, value in _HOOKED.items() if isinstance(hook, base))
-        stored = {f"{leaf}{suffix}": module._parameters[f"{leaf}{suffix}"] for suffix in suffixes}  # noqa: SLF001
+        stored = {f"{leaf}{suffix}": module._parameters.get(f"{leaf}{suffix}") for suffix in suffixes}  # noqa: SLF001
+        if not stored.keys() <= module._parameters.keys():  # noqa: SLF001
+            raise NotImplementedError(
+                f"{join(module_name, leaf)} is computed by hooks around hooks; use torch.nn.utils.parametrizations"
+            )
         hidden |= set(stored)
         yield kind(module_name, module, leaf, {join(module_name, k): p for k, p in stored.items() if p is not None})
     for leaf, chain in _chains(module).items():

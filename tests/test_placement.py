@@ -231,3 +231,10 @@ def test_an_attribute_called_parametrizations_may_be_the_users_own():
     report = initialize(model, "he_normal", seed=0, nonlinearity="auto")
     assert [entry.module for entry in report.entries] == ["0.parametrizations.a"] * 2 + ["0.fc"] * 2
     assert "ReLU" in report.entries[0].why
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
+def test_hooks_around_hooks_are_refused_by_name():
+    model = nn.Sequential(nn.utils.spectral_norm(nn.utils.weight_norm(nn.Linear(4, 4)), "weight_v"))
+    with pytest.raises(NotImplementedError, match=r"0\.weight is computed by hooks around hooks"):
+        places(model)
