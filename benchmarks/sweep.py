@@ -44,7 +44,7 @@ def starting() -> dict[str, float]:
         "begin = time.perf_counter(); sys.argv[1:] = argv; t.main(); print(time.perf_counter() - begin)"
     )
     with tempfile.TemporaryDirectory() as folder:
-        options = ("trainer.max_steps=1", "data.train_samples=64", "trainer.enable_progress_bar=false")
+        options = ("trainer.max_steps=1", "data.train_samples=64")
         printed = timed("-c", script, *options, cwd=folder)[1]
     return {"one run of one step, without imports": float(printed.split()[-1])}
 

@@ -146,7 +146,7 @@ def vit(
 ) -> nn.Module:
     """Return a small vision transformer (Dosovitskiy et al. 2021): `depth` pre-norm encoder blocks, mean over patches.
 
-    Images are cut into squares of `patch` x `patch` pixels; a position is learned for each of them, from 0.
+    Images are cut into squares of `patch` x `patch` pixels; the position of each is an embedding.
     """
     width, depth = _at_least_one("model.width", width), _at_least_one("model.depth", depth)
     heads, patch = _at_least_one("model.heads", heads), _at_least_one("model.patch", patch)
@@ -194,10 +194,11 @@ class _Positions(nn.Module):
 
     def __init__(self, patches: int, width: int) -> None:
         super().__init__()
-        self.offset = nn.Parameter(torch.zeros(patches, width))
+        self.embedding = nn.Embedding(patches, width)
 
     def forward(self, embedded: torch.Tensor) -> torch.Tensor:
-        return embedded.transpose(1, 2) + self.offset
+        tokens = embedded.transpose(1, 2)
+        return tokens + self.embedding(torch.arange(tokens.shape[1], device=tokens.device))
 
 
 class _MeanOverPatches(nn.Module):

@@ -1,5 +1,6 @@
 """A headless Chromium that tests steer over its DevTools pipe: no driver, no further dependency."""
 
+import collections
 import contextlib
 import json
 import os
@@ -45,18 +46,21 @@ class Browser:
         return answer["result"].get("value")
 
     def wait_for(self, *texts):
-        """Return the text of the page, shadow trees included, as soon as it holds all of `texts`."""
+        """Return the text of the page, shadow trees included, once it holds all `texts`, repeated ones as often."""
+        wanted = dict(collections.Counter(texts))
         found = self.evaluate(
             f"""new Promise(resolve => {{ {TEXT}
             const begin = Date.now();
             const look = () => {{
               const text = document.body ? deep(document.body).replace(/\\s+/g, ' ') : '';
-              if ({json.dumps(texts)}.every(t => text.includes(t)) || Date.now() - begin > {PATIENCE}) resolve(text);
+              const count = t => text.split(t).length - 1;
+              const found = Object.entries({json.dumps(wanted)}).every(([t, n]) => count(t) >= n);
+              if (found || Date.now() - begin > {PATIENCE}) resolve(text);
               else setTimeout(look, 50);
             }};
             look(); }})"""
         )
-        missing = [text for text in texts if text not in found]
+        missing = [text for text, times in wanted.items() if found.count(text) < times]
         assert not missing, f"{missing} not in {found}"
         return found
 

@@ -42,11 +42,11 @@ def test_vit_sees_every_patch_and_its_place():
     image = torch.randn(1, *DIGIT, requires_grad=True)
     model(image).sum().backward()
     assert (image.grad != 0).all()
-    assert model.positions.offset.shape == (4, 8)
+    assert model.positions.embedding.weight.shape == (4, 8)
     swapped = torch.cat([image[..., 4:], image[..., :4]], dim=-1)  # left and right half
-    assert torch.allclose(model(image), model(swapped), atol=1e-6)  # places count only once they are learned
-    nn.init.normal_(model.positions.offset)
     assert not torch.allclose(model(image), model(swapped), atol=1e-3)
+    nn.init.zeros_(model.positions.embedding.weight)
+    assert torch.allclose(model(image), model(swapped), atol=1e-6)
 
 
 def test_cnn_doubles_its_channels():
