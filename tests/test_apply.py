@@ -407,7 +407,7 @@ def sparse(layer):
 
 
 def four_bits(layer):
-    layer.weight = nn.Parameter(torch.empty(3, 3, dtype=torch.float4_e2m1fn_x2), requires_grad=False)
+    layer.weight = nn.Parameter(torch.zeros(3, 3, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), requires_grad=False)
 
 
 @pytest.mark.parametrize("break_", [expanded, made_in_inference_mode, sparse, four_bits])
