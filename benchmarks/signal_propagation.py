@@ -17,6 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -83,12 +84,12 @@ def cases() -> Iterator[tuple[str, Callable[[], nn.Module], Callable[[], Tensor]
     """Yield the name, the model and its input of every row."""
     for name in NONLINEARITIES:
         for depth in (10, 50, 200):
-            yield f"mlp-{name}-{depth}", lambda n=name, d=depth: mlp(n, d), lambda: torch.randn(128, 64)  # type: ignore[misc]
+            yield f"mlp-{name}-{depth}", partial(mlp, name, depth), partial(torch.randn, 128, 64)
     for name in ("ReLU", "Tanh"):
-        yield f"cnn-{name}-50", lambda n=name: plain_cnn(n, 50), lambda: torch.randn(8, 3, 16, 16)  # type: ignore[misc]
+        yield f"cnn-{name}-50", partial(plain_cnn, name, 50), partial(torch.randn, 8, 3, 16, 16)
     yield "transformer-pre-norm-12", lambda: encoder(norm_first=True), lambda: torch.randn(4, 32, 128)
     yield "transformer-post-norm-12", lambda: encoder(norm_first=False), lambda: torch.randn(4, 32, 128)
-    images = lambda: torch.rand(4, 3, 224, 224)  # noqa: E731
+    images = partial(torch.rand, 4, 3, 224, 224)
     yield "mobilenet_v2", lambda: without_normalization(vision.mobilenet_v2()), images
     yield "resnet50", lambda: without_normalization(vision.resnet50()), images
     yield "alexnet", vision.alexnet, images

@@ -85,7 +85,7 @@ class Auto(Calibration):
             super()._refuse()
         raise ValueError("auto looks at the whole model: make it the initializer, not that of a rule or a tensor")
 
-    def on(self, model: nn.Module) -> Initializer:  # type: ignore[override]
+    def on(self, model: nn.Module) -> Initializer:
         """Return what was chosen for `model`."""
         if self.correct:
             self._refuse()
@@ -151,7 +151,8 @@ class Chosen(Initializer):
 
     def fill_(self, block: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:
         """Refuse: a weight has its own initializer."""
-        raise NotImplementedError
+        del block, fans, generator
+        raise ValueError("each weight has an initializer of its own: resolve it first")
 
 
 def _chosen(model: nn.Module, batch: object) -> Chosen:

@@ -8,17 +8,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import ClassVar, NoReturn
+from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
 from lightning_init._names import clean
 from lightning_init._running import Call, as_it_was, call_of, naming_layers, refuse_unready
-from lightning_init.fans import Fans, Layout, Shape, layout
-from lightning_init.initializers.base import Initializer
+from lightning_init.fans import Layout, layout
+from lightning_init.initializers.base import Initializer, WholeModel
 from lightning_init.placement import Place, places, restored_on_error
 from lightning_init.plan import role_of
 from lightning_init.rules import InitializerLike
@@ -67,13 +67,11 @@ class Adjustments:
 
 
 @dataclass(frozen=True)
-class Calibration(Initializer):
+class Calibration(WholeModel):
     """Adjusts weights to data; subclasses are frozen dataclasses whose fields are their settings.
 
     It goes wherever an initializer of a whole model goes, as long as there are data: `InitCallback`, `calibrate`.
     """
-
-    needs_model: ClassVar[bool] = True
 
     @property
     def needs_data(self) -> bool:
@@ -85,22 +83,9 @@ class Calibration(Initializer):
         del batch
         return self
 
-    def on(self, model: nn.Module) -> NoReturn:
+    def on(self, model: nn.Module) -> Initializer:
         """Refuse: without data there is nothing to adjust to."""
         del model
-        self._refuse()
-
-    def check(self, shape: Shape, layout: Layout | None) -> None:
-        """Refuse, as `on`."""
-        del shape, layout
-        self._refuse()
-
-    def target_std(self, shape: Shape, fans: Fans | None) -> None:
-        """Return None: the data decide."""
-
-    def fill_(self, block: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:
-        """Refuse, as `on`."""
-        del block, fans, generator
         self._refuse()
 
     def _refuse(self) -> NoReturn:

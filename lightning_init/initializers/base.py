@@ -6,7 +6,7 @@ import dataclasses
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -183,6 +183,30 @@ class Initializer(ABC):
 _DRAWN_AS_IS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
+@dataclasses.dataclass(frozen=True)
+class WholeModel(Initializer):
+    """An initializer that looks at the model, through `on`, and so can fill no tensor by itself."""
+
+    needs_model: ClassVar[bool] = True
+
+    def check(self, shape: Shape, layout: Layout | None) -> None:
+        """Refuse: a tensor alone tells nothing of its model."""
+        del shape, layout
+        self._refuse()
+
+    def target_std(self, shape: Shape, fans: Fans | None) -> None:
+        """Return None: every parameter has its own."""
+
+    def fill_(self, block: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:
+        """Refuse, as `check`."""
+        del block, fans, generator
+        self._refuse()
+
+    @abstractmethod
+    def _refuse(self) -> NoReturn:
+        """Raise ValueError, saying what to do instead."""
+
+
 def _drawn_as(dtype: torch.dtype) -> torch.dtype:
     """Sampling and QR need at least float32 (bf16 sampling made a pretraining diverge; bf16 QR does not exist)."""
     if dtype in _DRAWN_AS_IS:
@@ -208,4 +232,4 @@ def _snake_case(class_name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
 
 
-__all__ = ["Fans", "Initializer", "Layout", "Mode"]
+__all__ = ["Fans", "Initializer", "Layout", "Mode", "WholeModel"]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lightning_init._names import clean
 from lightning_init.auto.structure import Structure, structure
-from lightning_init.fans import Fans, Layout, Shape
-from lightning_init.initializers.base import Initializer
+from lightning_init.fans import Fans, Shape
+from lightning_init.initializers.base import Initializer, WholeModel
 from lightning_init.tracing import dataflow
 
 Special: TypeAlias = Mapping[str, tuple[Initializer, str]]
@@ -21,10 +21,8 @@ Special: TypeAlias = Mapping[str, tuple[Initializer, str]]
 
 
 @dataclass(frozen=True)
-class Structural(Initializer):
+class Structural(WholeModel):
     """An initializer of a whole model; subclasses say which parameters are special."""
-
-    needs_model: ClassVar[bool] = True
 
     @abstractmethod
     def special(self, model: nn.Module, found: Structure) -> Special:
@@ -45,19 +43,6 @@ class Structural(Initializer):
     def assigned(self, model: nn.Module, special: Special) -> Initializer:
         """Return the initializer that gives these parameters what they get, and the rest the rest."""
         return Assigned({clean(name, model): one for name, one in special.items()}, self.rest)
-
-    def check(self, shape: Shape, layout: Layout | None) -> None:
-        """Refuse: alone, a tensor has no architecture."""
-        del shape, layout
-        self._refuse()
-
-    def target_std(self, shape: Shape, fans: Fans | None) -> None:
-        """Return None: every parameter has its own."""
-
-    def fill_(self, block: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:
-        """Refuse, as `check`."""
-        del block, fans, generator
-        self._refuse()
 
     def _refuse(self) -> NoReturn:
         raise ValueError(
@@ -91,7 +76,8 @@ class Assigned(Initializer):
 
     def fill_(self, block: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:
         """Refuse: each parameter has its own initializer."""
-        raise NotImplementedError
+        del block, fans, generator
+        raise ValueError("each parameter has an initializer of its own: resolve it first")
 
 
 def normalizations(model: nn.Module) -> list[str]:

@@ -85,9 +85,9 @@ def test_the_margins_are_mean_and_interval_over_seeds(browser, board, sweep):
 
 def test_scalars_groups_each_signal(browser, board):
     browser.open(f"{board}/#scalars")
-    browser.wait_for(
-        "activation_variance", "gradient_norm", "weight_variance", "val_accuracy", "aggregate/zeros, depth=2"
-    )
+    groups = ["activation_variance", "gradient_norm", "weight_variance", "val_accuracy"]
+    text = browser.wait_for(*groups, "aggregate/zeros, depth=2")
+    assert all(group in text for group in groups)
 
 
 def test_the_page_of_the_comparison_fits_a_phone(browser, sweep):

@@ -321,8 +321,14 @@ def test_the_work_of_a_step_grows_linearly_with_the_layers():
 
 
 def test_on_steps_that_are_not_measured_the_hooks_do_nothing(monkeypatch):
-    model = mlp()
+    model, reduced = mlp(), []
+    for name in ("add", "pool"):
+        monkeypatch.setattr(Gauge, name, lambda *_, name=name: reduced.append(name))
     with Probe(model) as probe:
-        step(probe, model, torch.ones(5, 6))
-        monkeypatch.setattr(Gauge, "add", None)
+        probe.open()
+        model(torch.ones(5, 6))
+        assert reduced  # on a step that is measured
+        probe.close()
+        reduced.clear()
         model(torch.ones(5, 6)).sum().backward()
+    assert not reduced
