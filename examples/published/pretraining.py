@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
-from examples import statistics
 from examples.comparison import Comparison
 from examples.published import claims
 from examples.published.claims import Claim
@@ -54,14 +52,5 @@ def report(comparison: Comparison, directory: Path) -> None:
         "layer several times, before the epochs that are counted; the order of the batches and everything else is the "
         "same for all runs of a seed."
     )
-    accuracies = f"Validation accuracies at the end: {_accuracies(comparison)}."
-    claims.report("pretraining", about, measured(comparison), directory, found=f"{accuracies} {FOUND}")
-
-
-def _accuracies(comparison: Comparison) -> str:
-    settings = reversed(comparison.settings)
-    return ", ".join(f"{setting.line} {_range(setting.metric('val_accuracy'))}" for setting in settings)
-
-
-def _range(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.1%} ({min(values):.1%} to {max(values):.1%})"
+    found = f"{claims.accuracies(comparison)} {FOUND}"
+    claims.report("pretraining", about, measured(comparison), directory, found=found)

@@ -30,6 +30,7 @@ SMALLEST = {
     "glorot2010": ["seed=0", "initializer=uniform_rule"],
     "hayou2019": ["seed=0", "model.depth=2"],
     "he2015": ["seed=0", "model.depth=22", "initializer=he_normal"],
+    "he2015_convolutions": ["seed=0", "model.depth=22", "initializer=he_normal"],
     "nielsen": ["seed=0", "model.depth=1,3", "initializer=lecun_normal"],
     "pretraining": ["seed=0", "initializer=uniform_rule,published/pretrained_dae"],
     "saxe2013": ["seed=0", "model.depth=1,3", "initializer=orthogonal"],
