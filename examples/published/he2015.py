@@ -19,12 +19,13 @@ FOUND = (
     "it stalls: see he2015_convolutions."
 )
 FOUND_CONVOLUTIONS = (
-    "Every ReLU halves the variance that Xavier's form keeps, so that the gradient of each layer starts 2^(layers / 2) "
-    "times too small: 2,000 times with 22 layers, 30,000 times with 30. The paper's 22 layers came out of that with "
-    "time; in the few hundred steps here they do not. The ranges are the paper's claims, set after trials of 200 (30 "
-    "layers) and 600 steps (22 layers), in which the networks of Xavier's form had stayed at guessing. Not every network of "
-    "He's with 30 layers gets going in these steps, either. Zero padding, which takes variance away at the border, a large "
-    "part of 14 pixels and a small one of the paper's 224, is a likely reason, and was not examined."
+    "Every ReLU halves the variance that Xavier's form keeps, so that the gradient of each layer starts 2^(layers / "
+    "2) times too small: 2,000 times with 22 layers, 30,000 times with 30. The paper's 22 layers came out of that "
+    "with time; in the few hundred steps here they do not. The ranges are the paper's claims, set after trials of "
+    "200 (30 layers) and 600 steps (22 layers), in which the networks of Xavier's form had stayed at guessing. Not "
+    "every network of He's with 30 layers gets going in these steps, either. Zero padding, which takes variance "
+    "away at the border, a large part of 14 pixels and a small one of the paper's 224, is a likely reason, and was "
+    "not examined."
 )
 LAST = "validation accuracy at the end"
 
