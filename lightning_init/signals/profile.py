@@ -175,13 +175,11 @@ def measure(model: nn.Module, call: Call, loss: Loss | None = None) -> Profile:
     (['0', '1', '2'], 'relu')
     """
     refuse_unready(model)
-    meters = [_Meter(layer) for layer in find_layers(model)]
+    meters = [Meter(layer) for layer in find_layers(model)]
     expectation = Expectation()
     with as_it_was(model), torch.inference_mode(mode=False), torch.enable_grad():
-        for tensor in tensors([*call.args, *call.kwargs.values()]):
-            if tensor.is_floating_point():
-                expectation.tell(tensor, gaussian(_mean_square(_summary(tensor))))
-        with naming_layers(model), _watching(meters, expectation), expectation:
+        tell_inputs(expectation, [*call.args, *call.kwargs.values()])
+        with naming_layers(model), watching(meters, expectation), expectation:
             output = call(model)
         value, gradients = _backward(model, output, call.target, loss)
         ran = sorted((meter for meter in meters if meter.order), key=lambda meter: meter.order)
@@ -195,7 +193,14 @@ def measure(model: nn.Module, call: Call, loss: Loss | None = None) -> Profile:
     return Profile(layers, tuple(_idle(meters)), value)
 
 
-def _idle(meters: Sequence[_Meter]) -> Iterator[str]:
+def tell_inputs(expectation: Expectation, inputs: object) -> None:
+    """Let the tensors in `inputs` count as Gaussian signals of their mean square."""
+    for tensor in tensors(inputs):
+        if tensor.is_floating_point() and tensor.numel():
+            expectation.tell(tensor, gaussian(_mean_square(_summary(tensor))))
+
+
+def _idle(meters: Sequence[Meter]) -> Iterator[str]:
     for meter in meters:
         inside_attention = isinstance(meter.layer.parent, nn.MultiheadAttention)  # which calls out_proj by itself
         if not meter.order and meter.layer.parameters and not inside_attention:
@@ -205,11 +210,12 @@ def _idle(meters: Sequence[_Meter]) -> Iterator[str]:
 # --- forward ---------------------------------------------------------------------------------------------------------
 
 
-class _Meter:
-    """Watches one layer: its input, its output, and the gradient at its output."""
+class Meter:
+    """Watches one layer: its input, its output, and (with `gradients`) the gradient at its output."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, *, gradients: bool = True) -> None:
         self.layer = layer
+        self.gradients = gradients
         self.order = 0
         self.place, self.layout = _mixing_weight(layer)
         self.spine = self.place is not None
@@ -247,7 +253,7 @@ class _Meter:
         elif has_rule(self.layer.module):
             self.alive.append(_nonzero_units(self.layer.module, values))
             expectation.tell(values, through(self.layer.module, before))
-        if values.requires_grad:
+        if self.gradients and values.requires_grad:
             values.register_hook(self._on_gradient)  # type: ignore[no-untyped-call]
 
     def _predict(self, before: Expected | None) -> Expected | None:
@@ -309,7 +315,7 @@ class _Meter:
 
 
 @contextmanager
-def _watching(meters: Sequence[_Meter], expectation: Expectation) -> Iterator[None]:
+def watching(meters: Sequence[Meter], expectation: Expectation) -> Iterator[None]:
     """Attach the meters, and remove them whatever happens; the first input of the model counts as linear."""
     calls = iter(range(1, 1 << 62))
     with ExitStack() as stack:
@@ -319,13 +325,13 @@ def _watching(meters: Sequence[_Meter], expectation: Expectation) -> Iterator[No
             if isinstance(module, torch.jit.ScriptModule):
                 continue
 
-            def enter(_module: nn.Module, args: tuple[object, ...], meter: _Meter = meter) -> None:
+            def enter(_module: nn.Module, args: tuple[object, ...], meter: Meter = meter) -> None:
                 if not in_backward():  # a recomputation by activation checkpointing
                     with _quiet(expectation):
                         meter.enter(expectation, args)
                     expectation.paused = has_rule(meter.layer.module)  # its rule will say it better than its parts
 
-            def leave(_module: nn.Module, _args: object, output: object, meter: _Meter = meter) -> None:
+            def leave(_module: nn.Module, _args: object, output: object, meter: Meter = meter) -> None:
                 if not in_backward():
                     expectation.paused = False
                     with _quiet(expectation):
