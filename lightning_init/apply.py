@@ -273,8 +273,7 @@ def population_std(*parts: Tensor) -> float:
 def _chunks(value: Tensor) -> Sequence[Tensor]:
     """Return all entries as vectors that stay in cache; views, if `value` is dense in any order of its dimensions."""
     order = sorted(range(value.ndim), key=value.stride, reverse=True)
-    chunks: Sequence[Tensor] = value.permute(order).reshape(-1).split(_CHUNK) if value.numel() else ()  # type: ignore[no-untyped-call]
-    return chunks
+    return torch.split(value.permute(order).reshape(-1), _CHUNK) if value.numel() else ()
 
 
 def _moments(chunk: Tensor) -> tuple[int, float, float]:

@@ -76,7 +76,7 @@ def in_cache(values: Tensor) -> tuple[Tensor, ...]:
     if values.device.type != "cpu" or values.numel() < 2 * _PART or not values.is_contiguous():
         return (values,)
     whole = values.numel() // _PART - 1
-    return values.view(-1).split([_PART] * whole + [values.numel() - whole * _PART])
+    return torch.split(values.view(-1), [_PART] * whole + [values.numel() - whole * _PART])
 
 
 def _fill_(values: Tensor, mean: float, draw: Callable[[Tensor], object]) -> None:
