@@ -10,7 +10,7 @@ from torch import nn
 from lightning_init.report import Report
 from lightning_init.signals.expectation import Expectation
 from lightning_init.signals.layers import Layer, find_layers
-from lightning_init.signals.profile import Meter, tell_inputs, watching
+from lightning_init.signals.meter import Meter, tell_inputs, watching
 
 WEIGHT, ACTIVATION = "weight_variance", "activation_variance"
 _HEADER = [
