@@ -277,7 +277,7 @@ def _pair_mean(
         means: Array = (product * weights * normal_density(t)).sum((-2, -1)).reshape(-1, *s.shape) * density
         return means
 
-    halved = alike and c >= 0
+    halved = alike and sign > 0  # of c = -0.0 it is -1
     edges = grid[grid >= 0] if halved else grid
     if b > 0:
         meeting = (pieces[0].kinks[:, None] - sign * pieces[1].kinks) / (2 * b * scale)

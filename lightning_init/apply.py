@@ -88,9 +88,15 @@ def apply_(plan: Plan) -> Report:
         list(entries(assignment, Reading()))  # the texts of others' initializers may fail too
     with restored_on_error(assignment.place for assignment in fallible):
         drawn = {assignment.name: _write_alone_(plan, assignment) for assignment in fallible}
-    _each(lambda assignment: _write_(plan, assignment), certain)
-    achieved = _each(_achieved_std, plan.assignments)
-    return plan.report([Reading(std, drawn.get(a.name)) for a, std in zip(plan.assignments, achieved, strict=True)])
+    achieved = _each(lambda assignment: _written_std_(plan, assignment), certain)
+    achieved.update(_each(_achieved_std, [one for one in plan.assignments if one.name not in achieved]))
+    return plan.report([Reading(achieved[a.name], drawn.get(a.name)) for a in plan.assignments])
+
+
+def _written_std_(plan: Plan, assignment: Assignment) -> float | None:
+    """Write one parameter and return its std, read while a part of it is still in the cache."""
+    _write_(plan, assignment)
+    return _achieved_std(assignment)
 
 
 def _refuse_unwritable(writes: Sequence[Assignment]) -> None:
@@ -200,8 +206,8 @@ def _write_(plan: Plan, assignment: Assignment) -> float | None:
 _Result = TypeVar("_Result")
 
 
-def _each(action: Callable[[Assignment], _Result], assignments: Sequence[Assignment]) -> list[_Result]:
-    """Return `action` of each; on CPU in parallel threads, the largest first.
+def _each(action: Callable[[Assignment], _Result], assignments: Sequence[Assignment]) -> dict[str, _Result]:
+    """Return name -> `action` of each; on CPU in parallel threads, the largest first.
 
     Every parameter has a generator of its own, so the order does not matter; torch releases the GIL while it fills.
     (Sharded parameters are read with collectives, whose order must be the same on every rank.)
@@ -209,20 +215,17 @@ def _each(action: Callable[[Assignment], _Result], assignments: Sequence[Assignm
     threads = torch.get_num_threads()
     parameters = [assignment.place.parameter for assignment in assignments]
     if threads == 1 or any(p.device.type != "cpu" or isinstance(p, DTensor) for p in parameters):
-        return [action(assignment) for assignment in assignments]
-    results: dict[int, _Result] = {}
-    order = sorted(range(len(assignments)), key=lambda i: -assignments[i].place.parameter.numel())
+        return {assignment.name: action(assignment) for assignment in assignments}
 
-    def work(index: int) -> None:
+    def work(assignment: Assignment) -> tuple[str, _Result]:
         torch.set_num_threads(1)  # of this thread: the parallelism is over parameters
-        results[index] = action(assignments[index])
+        return assignment.name, action(assignment)
 
     try:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, order))
+            return dict(pool.map(work, sorted(assignments, key=lambda one: -one.place.parameter.numel())))
     finally:
         torch.set_num_threads(threads)
-    return [results[index] for index in range(len(assignments))]
 
 
 # --- reading back ---------------------------------------------------------------------------------------------------
@@ -270,8 +273,7 @@ def population_std(*parts: Tensor) -> float:
 def _chunks(value: Tensor) -> Sequence[Tensor]:
     """Return all entries as vectors that stay in cache; views, if `value` is dense in any order of its dimensions."""
     order = sorted(range(value.ndim), key=value.stride, reverse=True)
-    chunks: Sequence[Tensor] = value.permute(order).reshape(-1).split(_CHUNK) if value.numel() else ()  # type: ignore[no-untyped-call]
-    return chunks
+    return torch.split(value.permute(order).reshape(-1), _CHUNK) if value.numel() else ()
 
 
 def _moments(chunk: Tensor) -> tuple[int, float, float]:

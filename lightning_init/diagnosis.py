@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from lightning_init._running import call_of
-from lightning_init.signals.profile import LayerProfile, Loss, Profile, measure
+from lightning_init.signals.profile import LayerProfile, Profile
+from lightning_init.signals.profiling import Loss, measure
 from lightning_init.signals.verdicts import Finding, Kind, asleep, findings, healthy
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from lightning_init import fans
 from lightning_init._names import clean, join
 
 _POWER_ITERATIONS = 15  # as many as torch's parametrized spectral_norm runs when it is registered
@@ -38,6 +39,7 @@ class Place:
         stored: clean full name -> stored parameter; one entry, except where the effective value is computed.
         also: other full names under which the same parameter is found (tied parameters).
         tied_to: name of the place that another part of the same value belongs to; this one must not be written.
+        alias: the name that comes first, where a module that only refers to the parameter comes before its owner.
     """
 
     module_name: str
@@ -46,13 +48,14 @@ class Place:
     stored: dict[str, nn.Parameter] = field(compare=False)
     also: tuple[str, ...] = ()
     tied_to: str = ""
+    alias: str = ""
 
     kind = "direct"
 
     @cached_property
     def name(self) -> str:
         """Full effective name: `fc.weight`, also where `fc.weight` is computed."""
-        return join(self.module_name, self.leaf)
+        return self.alias or join(self.module_name, self.leaf)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -268,6 +271,9 @@ def places(model: nn.Module) -> list[Place]:
                 alias = stored if rest else place.name
                 if alias not in found[name].names:
                     found[name] = replace(found[name], also=(*found[name].also, alias))
+                if not rest and _refers(found[name], place):
+                    first = found[name]
+                    found[name] = replace(place, stored=first.stored, also=first.also, alias=first.name)
             if rest:
                 full = join(raw_name, place.leaf)
                 if place.name in found:
@@ -278,6 +284,12 @@ def places(model: nn.Module) -> list[Place]:
                 memory.update((_memory(parameter), place.name) for parameter in rest.values())
                 found[place.name] = replace(place, stored=rest, tied_to=next(iter((*tied.values(), *shared)), ""))
     return list(found.values())
+
+
+def _refers(first: Place, place: Place) -> bool:
+    """Return whether `first` merely refers to what `place` uses: `model.tied = model.head.weight`."""
+    both_direct = first.kind == place.kind == "direct"
+    return both_direct and not fans.known(first.module) and fans.known(place.module)
 
 
 def _memory(parameter: nn.Parameter) -> object:

@@ -42,7 +42,8 @@ class Plan:
 
     def generator(self, assignment: Assignment, device: torch.device) -> torch.Generator:
         """Return the private generator of one parameter: keyed by seed and name, so it depends on nothing else."""
-        key = hashlib.blake2b(f"{self.seed}/{assignment.name}".encode(), digest_size=8).digest()
+        shared = assignment.initializer.drawn_with if assignment.initializer is not None else None
+        key = hashlib.blake2b(f"{self.seed}/{shared or assignment.name}".encode(), digest_size=8).digest()
         return torch.Generator(device).manual_seed(int.from_bytes(key, "little") >> 1)
 
     def report(self, readings: Sequence[Reading] | None = None) -> Report:

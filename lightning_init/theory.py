@@ -14,19 +14,18 @@ Poole et al. 2016 (Exponential expressivity in deep neural networks through tran
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
 
 from lightning_init._quadrature import gaussian_pair_mean
+from lightning_init._roots import LARGEST_Q, NOISE, SMALLEST_Q, is_zero_everywhere, roots
 from lightning_init.gains import Moments, moments
 from lightning_init.nonlinearities import Nonlinearity, resolve
 
-_SMALLEST_Q, _LARGEST_Q, _PER_DECADE = 1e-4, 1e4, 8
 _ZERO = 1e-30
 """Variance that stands for the limit q -> 0."""
-_NOISE = 1e-12
 _MARGIN = 1e-9
 """Slopes within this of 1 are marginal: neither attracting nor repelling to first order."""
 
@@ -132,7 +131,7 @@ def variance_fixed_points(nonlinearity: Nonlinearity, *, sigma_w: float, sigma_b
         return variance_map(nonlinearity, q, sigma_w=sigma_w, sigma_b=sigma_b) / q - 1
 
     found = [0.0] if sigma_b == 0 and _vanishes_at_zero(nonlinearity) else []
-    found = [1.0] if _is_zero_everywhere(excess) else found + _roots(excess)
+    found = [1.0] if is_zero_everywhere(excess) else found + roots(excess)
     at = [(q, max(q, _ZERO)) for q in found]
     return [
         FixedPoint(q, variance_slope(nonlinearity, near, sigma_w=sigma_w), chi(nonlinearity, near, sigma_w=sigma_w))
@@ -248,14 +247,14 @@ def edge_of_chaos(nonlinearity: Nonlinearity, *, sigma_b: float = 0.0) -> Critic
         at = moments(nonlinearity, q)
         return (sigma_b**2 + _ratio(at)) / q - 1
 
-    found = [1.0] if _is_zero_everywhere(excess) else _roots(excess)
+    found = [1.0] if is_zero_everywhere(excess) else roots(excess)
     points = [_critical(nonlinearity, q, sigma_b) for q in found]
     if sigma_b == 0 and not points and _attracts_at_zero(nonlinearity):
         points = [_critical_at_zero(nonlinearity)]
     if not points:
         raise ValueError(
             f"{resolve(nonlinearity).label} has no edge of chaos at sigma_b={sigma_b:.6g}: no variance in "
-            f"[{_SMALLEST_Q:g}, {_LARGEST_Q:g}] is kept while gradients are; try another sigma_b, or critical_point"
+            f"[{SMALLEST_Q:g}, {LARGEST_Q:g}] is kept while gradients are; try another sigma_b, or critical_point"
         )
     return min(points, key=lambda point: point.slope)
 
@@ -279,11 +278,11 @@ def critical_point(nonlinearity: Nonlinearity) -> CriticalPoint:
         at = moments(nonlinearity, q)
         return at.growth / at.slope_square - 1
 
-    if _is_zero_everywhere(excess):
+    if is_zero_everywhere(excess):
         return _critical(nonlinearity, 1.0, 0.0)
     if _attracts_at_zero(nonlinearity):
         return _critical_at_zero(nonlinearity)
-    for q in _roots(excess):
+    for q in roots(excess):
         bias_variance = q - _ratio(moments(nonlinearity, q))
         if bias_variance >= 0:
             return _critical(nonlinearity, q, math.sqrt(bias_variance))
@@ -308,7 +307,7 @@ def _attracts_at_zero(nonlinearity: Nonlinearity) -> bool:
     if not _vanishes_at_zero(nonlinearity):
         return False
     limit = moments(nonlinearity, _ZERO).slope_square
-    return moments(nonlinearity, 0.1).growth < limit * (1 - _NOISE)
+    return moments(nonlinearity, 0.1).growth < limit * (1 - NOISE)
 
 
 # --- a whole network ------------------------------------------------------------------------------------------------
@@ -387,44 +386,3 @@ def _ratio(at: Moments) -> float:
 def _vanishes_at_zero(nonlinearity: Nonlinearity) -> bool:
     """Whether f(0) = 0, seen as E[f^2] shrinking with q."""
     return moments(nonlinearity, _ZERO).square < math.sqrt(_ZERO)
-
-
-def _grid() -> list[float]:
-    decades = math.log10(_LARGEST_Q / _SMALLEST_Q)
-    steps = round(decades * _PER_DECADE)
-    return [_SMALLEST_Q * 10 ** (decades * step / steps) for step in range(steps + 1)]
-
-
-def _is_zero_everywhere(excess: Callable[[float], float]) -> bool:
-    return all(abs(excess(q)) < _MARGIN for q in (0.01, 1.0, 100.0))
-
-
-def _roots(excess: Callable[[float], float]) -> list[float]:
-    """Return the sign changes of `excess(q)` on a logarithmic grid; rounding errors around 0 are none."""
-    grid = _grid()
-    values = [value if abs(value := excess(q)) > _NOISE else 0.0 for q in grid]
-    found = []
-    for i in range(1, len(grid)):
-        if values[i - 1] * values[i] < 0:
-            found.append(_between(excess, grid[i - 1], grid[i]))
-        elif values[i] == 0 and values[i - 1] != 0 and values[i + 1 : i + 2] != [0.0]:
-            found.append(grid[i])
-    return found
-
-
-def _between(excess: Callable[[float], float], low: float, high: float) -> float:
-    """Return the root between `low` and `high` by regula falsi on log q, halving a stale end's weight (Illinois)."""
-    below, above = excess(low), excess(high)
-    for _ in range(100):
-        middle = math.exp((math.log(low) * above - math.log(high) * below) / (above - below))
-        value = excess(middle)
-        if abs(value) < 1e-15 or middle in (low, high):
-            break
-        if value * above < 0:
-            low, below = high, above
-        else:
-            below /= 2
-        high, above = middle, value
-        if abs(high / low - 1) < 1e-14:
-            break
-    return middle

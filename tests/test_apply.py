@@ -3,34 +3,21 @@
 import copy
 import json
 import math
-from dataclasses import dataclass
-from itertools import pairwise
 
 import pytest
 import torch
+from modelling import mlp, same, values
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from lightning_init import initialize
-from lightning_init.apply import apply_, population_std
+from lightning_init.apply import apply_
 from lightning_init.fans import Block, Fans, Layout
-from lightning_init.initializers import Initializer, Normal, Pretrained, Zeros
+from lightning_init.initializers import Pretrained
 from lightning_init.plan import make_plan
 from lightning_init.rules import Rule
 
 OLD_NORMS = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
-
-
-def mlp(*widths):
-    return nn.Sequential(*(layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())))
-
-
-def values(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_the_report_has_the_documented_form_in_plain_json_types():
@@ -295,37 +282,6 @@ def test_gradients_history_and_flags_are_left_alone():
         assert parameter.is_leaf
 
 
-# --- failures --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class FailsOnWide(Initializer):
-    """Writes narrow weights and raises on wide ones, half-way through a model."""
-
-    def target_std(self, shape, fans):
-        return None
-
-    def fill_(self, block, fans, generator):
-        block.fill_(3)
-        if block.shape[0] > 10:
-            raise RuntimeError("no more")
-
-
-def test_a_failure_half_way_leaves_the_model_as_it_was_and_names_the_layer():
-    model = mlp(5, 6, 20)
-    parametrizations.weight_norm(model[0])
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(RuntimeError, match=r"2.weight \(20, 6\): no more"):
-        initialize(model, FailsOnWide())
-    after = model.state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before)
-
-
-def test_the_meta_device_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"0.weight, 0.bias on the meta device.*to_empty"):
-        initialize(nn.Sequential(nn.Linear(3, 3, device="meta")), "normal")
-
-
 def test_a_model_without_parameters_gives_an_empty_report():
     assert initialize(nn.ReLU(), "zeros", seed=0).to_dict() == {"seed": 0, "parameters": []}
 
@@ -341,150 +297,3 @@ def test_default_device_and_dtype_do_not_matter(default):
     finally:
         torch.set_default_dtype(torch.float32)
     assert same(values(model), values(reference))
-
-
-# --- the read-back -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(1,), (7,), (3, 5), (1 << 20,), ((1 << 20) + 1,), (3 << 20,)])
-@pytest.mark.parametrize(("mean", "std"), [(0, 1), (1e3, 1e-1), (-5, 1e-3)])
-def test_the_population_std_equals_float64(shape, mean, std):
-    value = (torch.randn(shape, dtype=torch.float64) * std + mean).float()
-    expected = value.double().std(correction=0).item()
-    assert population_std(value) == pytest.approx(expected, rel=1e-4, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [torch.randn(6, 5, 4, 3).to(memory_format=torch.channels_last), torch.randn(7, 5).t(), torch.randn(9, 4)[:, 1:3]],
-)
-def test_the_population_std_of_any_memory_format_and_of_parts(value):
-    expected = value.double().std(correction=0).item()
-    assert population_std(value) == pytest.approx(expected, rel=1e-6)
-    assert population_std(value[:2], value[2:2], value[2:]) == pytest.approx(expected, rel=1e-6)
-
-
-def largest_copy(model):
-    """Return the bytes of the largest tensor that initializing `model` makes anew."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        initialize(model, "normal", seed=0)
-    return max((event.self_cpu_memory_usage for event in profile.events()), default=0)
-
-
-def test_reading_back_copies_no_whole_parameter():
-    model = nn.Embedding(3000, 1000, padding_idx=1)
-    assert largest_copy(model) < model.weight.nbytes / 2
-
-
-def test_the_population_std_of_edge_cases():
-    assert population_std(torch.full((5000,), 0.1)) == pytest.approx(0, abs=1e-7)
-    assert math.isnan(population_std(torch.empty(0)))
-    assert population_std(torch.tensor([1 + 1j, -1 - 1j])) == pytest.approx(2**0.5)
-    assert population_std(torch.randn(50, 40)[:, ::2].t()) == pytest.approx(1, abs=0.1)
-
-
-def test_constants_are_written_as_given():
-    model = mlp(4, 3)
-    initialize(model, Zeros(), bias="ones")
-    assert not model[0].weight.any()
-    assert bool((model[0].bias == 1).all())
-
-
-# --- what cannot be written is refused before anything is
-
-
-def expanded(layer):
-    layer.weight = nn.Parameter(torch.zeros(1, 1).expand(3, 3))
-
-
-def made_in_inference_mode(layer):
-    with torch.inference_mode():
-        layer.weight = nn.Parameter(torch.zeros(3, 3), requires_grad=False)
-
-
-def sparse(layer):
-    layer.weight = nn.Parameter(torch.eye(3).to_sparse(), requires_grad=False)
-
-
-def four_bits(layer):
-    layer.weight = nn.Parameter(torch.zeros(3, 3, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), requires_grad=False)
-
-
-@pytest.mark.parametrize("break_", [expanded, made_in_inference_mode, sparse, four_bits])
-def test_memory_that_cannot_be_written_is_refused_by_name_before_anything_is(break_):
-    model = mlp(3, 3, 3)
-    break_(model[2])
-    before = model[0].weight.clone()
-    with pytest.raises(NotImplementedError, match=r"2.weight \(3, 3\) .*keep it with None in rules"):
-        initialize(model, "he_normal", frozen="initialize")
-    assert torch.equal(model[0].weight, before)
-    initialize(model, "he_normal", rules={"2.weight": None}, frozen="initialize")
-
-
-def test_a_part_of_memory_that_is_shared_is_refused_by_name_and_slices_of_one_buffer_are_not():
-    memory = torch.zeros(8, 4)
-    model = nn.ParameterDict({"a": nn.Parameter(memory[:4]), "b": nn.Parameter(memory[4:])})
-    initialize(model, "zeros", rules={"*": "ones"})
-    assert memory.eq(1).all()
-    model["c"] = nn.Parameter(memory[2:6])
-    with pytest.raises(ValueError, match="a and c share a part of their memory"):
-        initialize(model, "zeros", rules={"*": "zeros"})
-    assert memory.eq(1).all()
-    initialize(model, "zeros", rules={"c": None, "*": "zeros"})
-
-
-def test_an_initializer_that_cannot_be_shown_fails_before_anything_is_written():
-    class NoLabel(Normal):
-        @property
-        def label(self):
-            raise RuntimeError("no label")
-
-    model = mlp(3, 3)
-    before = values(model)
-    with pytest.raises(RuntimeError, match="no label"):
-        initialize(model, NoLabel())
-    assert same(before, values(model))
-
-
-def test_a_failure_leaves_memory_shared():
-    model = nn.Linear(20, 20).share_memory()
-    with pytest.raises(RuntimeError, match="no more"):
-        initialize(model, FailsOnWide())
-    assert model.weight.is_shared()
-
-
-def test_a_target_that_cannot_be_computed_is_refused_before_anything_is_written():
-    class NoTarget(FailsOnWide):
-        def target_std(self, shape, fans):
-            raise ValueError("no target")
-
-    model = mlp(3, 3)
-    before = values(model)
-    with pytest.raises(ValueError, match="no target"):
-        initialize(model, NoTarget())
-    assert same(before, values(model))
-
-
-@OLD_NORMS
-@pytest.mark.parametrize("norm", [parametrizations.weight_norm, nn.utils.weight_norm])
-def test_a_value_that_a_norm_turns_into_nan_is_refused(norm):
-    model = nn.Sequential(norm(nn.Linear(4, 3)))
-    before = values(model)
-    with pytest.raises(NotImplementedError, match=r"0.weight \(3, 4\) is computed by its .* not finite of zeros"):
-        initialize(model, "zeros")
-    assert same(before, values(model))
-
-
-def test_what_a_narrow_type_cannot_hold_is_said():
-    half = nn.Linear(50, 50).half()
-    assert "cannot hold the std 1e-09" in initialize(half, Normal(std=1e-9)).entries[0].why
-    assert "some are not finite" in initialize(half, Normal(std=1e6)).entries[0].why
-    assert initialize(half, Normal(std=0.02)).entries[0].why == "Linear weight"
-
-
-def test_pretrained_weights_alone_fill_the_whole_model():
-    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.PReLU())
-    state = {name: torch.rand_like(value) for name, value in model.named_parameters()}
-    report = initialize(model, Pretrained(state))
-    assert same(values(model), state)
-    assert len(str(report).splitlines()) == 7

@@ -12,7 +12,7 @@ PACKAGE = Path(lightning_init.__file__).parent
 # Each may import what stands in the layers before it, and its own.
 LAYERS = [
     {"_suggest", "_names", "_running"},
-    {"nonlinearities", "_evaluation", "_quadrature"},
+    {"nonlinearities", "_evaluation", "_quadrature", "_roots"},
     {"fans", "gains"},
     {"theory"},
     {"initializers"},

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from lightning_init.apply import initialize
 from lightning_init.placement import places
+from lightning_init.signals.probe import Probe
 
 OLD = pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
 
@@ -154,6 +155,25 @@ def test_a_snapshot_restores_everything(wrap):
     after = model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert torch.equal(place.read(), effective)
+
+
+def test_a_raw_name_for_a_layers_weight_comes_first_and_the_layer_says_what_it_is():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(200, 300)
+            self.shared = self.head.weight
+
+    model = Tied()
+    report = initialize(model, "he_normal", seed=0, strict=True)
+    weight, bias = report.entries
+    assert (weight.name, weight.module, weight.fan_in, bias.name) == ("shared", "head", 200, "head.bias")
+    assert weight.why == "Linear weight; tied with head.weight"
+    assert model.head.weight.std().item() == pytest.approx((2 / 200) ** 0.5, rel=0.02)
+    rule = initialize(model, "he_normal", rules={"head.weight": "zeros"}, seed=0)
+    assert rule.entries[0].initializer is not None
+    assert not model.shared.any()
+    assert [list(layer.weights) for layer in Probe(model).layers] == [[], ["head"]]
 
 
 @pytest.mark.parametrize(("part", "columns"), [("original0", 1), ("original1", 3)])

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -102,6 +102,7 @@ def test_consequences_of_the_gains_in_fifty_layers() -> None:
 
 
 @given(c=st.floats(-1, 1), q=st.floats(0.01, 50))
+@example(c=-0.0, q=1.0)
 @settings(max_examples=20, deadline=None)
 def test_correlation_map_of_relu_is_the_arc_cosine_kernel(c: float, q: float) -> None:
     angle = math.acos(c)

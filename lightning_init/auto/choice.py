@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lightning_init.auto.structure import Found, Structure
-from lightning_init.auto.theory import Setting, setting
+from lightning_init.auto.theory import Setting, pooled, setting
 from lightning_init.gains import exact
 from lightning_init.initializers.base import Initializer
 from lightning_init.initializers.looks_linear import LooksLinear
@@ -37,19 +37,46 @@ class Choice:
     variance: float
 
 
-def choices(structure: Structure, square: float | None) -> dict[str, Choice]:
+def choices(structure: Structure, square: float | None, shared: float | None = None) -> dict[str, Choice]:
     """Return layer name -> what its weight gets.
 
     Args:
         structure: of the model.
         square: mean square of the model's input; None if it is not known, and then taken to be 1.
+        shared: what neighbours in an image have in common, from 0 to 1 (`theory.pooled`); None if it is not known, and
+            then max pooling is taken to change nothing.
     """
-    return {name: _choice(one, structure, square) for name, one in structure.layers.items()}
+    growth = _growth(structure, shared)
+    return {name: _choice(one, structure, square, growth.get(name, 1.0)) for name, one in structure.layers.items()}
 
 
-def _choice(found: Found, structure: Structure, square: float | None) -> Choice:
+def _growth(structure: Structure, shared: float | None) -> dict[str, float]:
+    """Return layer name -> what the max pooling in front multiplies the mean square by, along chains from the input."""
+    known: dict[str, float] = {}  # layer -> what neighbours in its output share
+    growth: dict[str, float] = {}
+    if shared is None or all(one.window == 1 for one in structure.layers.values()):
+        return growth
+    for name, one in structure.layers.items():
+        if one.first:
+            known[name] = shared
+        elif one.source in known and not one.normalized:
+            before = structure.layers[one.source]
+            function = before.feeds[name]
+            found, symmetry, q = _setting(function, one.chain), "none", 1.0
+            if one.chain >= LONG and found is not None:
+                q = found.q
+                symmetry = found.symmetry if found.symmetry != "mirrored" or _pairs(before, one) else "none"
+            f = "linear" if function is None else function
+            growth[name], known[name] = pooled(f, symmetry, q, one.window, round(known[one.source], 4))
+    return growth
+
+
+def _choice(found: Found, structure: Structure, square: float | None, growth: float) -> Choice:
     chained = found.chain >= LONG and _dense(found.module)
     initializer, variance, why = (_in_chain if chained else _alone)(found, structure, square)
+    if found.window > 1 and growth != 1:
+        initializer = _scaled(initializer, 1 / math.sqrt(growth))
+        why += f", behind the largest of {found.window} values (mean square x {growth:.2f})"
     if found.kept < 1:
         initializer = _scaled(initializer, math.sqrt(found.kept))
         why += f", behind a dropout that keeps {found.kept:.2g} (gain x {math.sqrt(found.kept):.2f})"

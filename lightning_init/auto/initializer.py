@@ -164,7 +164,9 @@ def _chosen(model: nn.Module, batch: object) -> Chosen:
             stacklevel=5,
         )
         return Chosen({name: _guess(one) for name, one in followers(model).items()}, "not followed")
-    found = choices(structure(walk), _square(model, batch))
+    values = _input(model, batch)
+    square = None if values is None else float(values.square().mean()) or None
+    found = choices(structure(walk), square, None if values is None else _shared(values))
     return Chosen({clean(name, model): choice for name, choice in found.items()}, how)
 
 
@@ -181,12 +183,24 @@ def _arguments(model: nn.Module, batch: object) -> object:
     return dict(call.kwargs) if call.kwargs else call.args
 
 
-def _square(model: nn.Module, batch: object) -> float | None:
-    """Return the mean square of the first floating-point input, if there is a batch or an example of one."""
+def _input(model: nn.Module, batch: object) -> Tensor | None:
+    """Return the first floating-point input in float64, if there is a batch or an example of one."""
     if batch is None:
         batch = getattr(model, "example_input_array", None)
     if batch is None:
         return None
     call = call_of(model, batch)
     values = next((t for t in tensors([*call.args, *call.kwargs.values()]) if t.is_floating_point()), None)
-    return None if values is None else float(values.double().square().mean()) or None
+    return None if values is None else values.double()
+
+
+def _shared(values: Tensor) -> float | None:
+    """Return what neighbours in images `(batch, channels, *size)` have in common; None for other inputs.
+
+    >>> _shared(torch.ones(1, 1, 4, 4)), _shared(torch.ones(4, 4))
+    (1.0, None)
+    """
+    square = float(values.square().mean())
+    if values.ndim < 3 or values.shape[-1] < 2 or not square:
+        return None
+    return min(max(float((values[..., 1:] * values[..., :-1]).mean()) / square, 0.0), 1.0)

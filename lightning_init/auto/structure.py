@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -14,6 +15,9 @@ from lightning_init.tracing.walk import Walk
 
 _SAME = frozenset(("clone", "contiguous", "flatten", "mean", "reshape", "view"))
 """Functions that leave channels where they are: channel by channel, or spread out into neighbours."""
+
+_MAX_POOLS = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
+_MAX_POOL = {"max_pool1d": 1, "max_pool2d": 2, "max_pool3d": 3}
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Found:
         chain: layers of the longest chain of such links that this one is in.
         branch: whether its output ends a residual branch.
         head: whether its output leaves the model.
+        window: how many values the max pooling in front takes the largest of; 1 for none.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Found:
     chain: int = 1
     branch: bool = False
     head: bool = False
+    window: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ def structure(walk: Walk) -> Structure:
     found = {name: Found(name, walk.module(name), i) for i, name in enumerate(nodes)}
     for name, node in nodes.items():
         _look_back(walk, node, found[name])
+        found[name].window = _window(walk, node)
         for target, function in _links(walk, node):
             if uses.count(name) == uses.count(target) == 1:
                 found[name].feeds[target] = function
@@ -135,6 +142,24 @@ def _look_back(walk: Walk, node: fx.Node, found: Found) -> None:
         if isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001 (the common base has no public name)
             found.kept *= 1 - module.p
         found.normalized |= "norm" in (type(module).__name__ if module is not None else operation(source)).lower()
+
+
+def _window(walk: Walk, node: fx.Node) -> int:
+    """Return how many values the max pooling between a layer and the one before takes the largest of."""
+    window = 1
+    for source in walk.back(node):
+        if walk.is_layer(source) or walk.is_block(source):
+            break
+        module, name = walk.module_at(source), operation(source)
+        dimensions = next((n for kind, n in _MAX_POOLS.items() if isinstance(module, kind)), _MAX_POOL.get(name))
+        if dimensions is None:
+            continue
+        given = source.args[1] if len(source.args) > 1 else source.kwargs.get("kernel_size")
+        kernel = given if module is None else module.kernel_size
+        sizes = (kernel,) * dimensions if isinstance(kernel, int) else kernel
+        if isinstance(sizes, (tuple, list)):
+            window *= math.prod(one for one in sizes if isinstance(one, int))
+    return window
 
 
 def _links(walk: Walk, node: fx.Node) -> Iterator[tuple[str, Nonlinearity | None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -24,29 +25,54 @@ _LINES = 10  # of progress
 
 @contextmanager
 def looking(trainer: Trainer, pl_module: LightningModule, initializer: InitializerLike) -> Iterator[InitializerLike]:
-    """Yield what the plan is made with: `auto` sees the first training batch of rank zero, if there is one."""
+    """Yield what the plan is made with: `auto` sees what rank zero has, so that every rank chooses the same.
+
+    That is its `batch`, the module's `example_input_array`, or the first training batch, if there is one.
+    """
     found = initializers.get(initializer)
     if not isinstance(found, Calibration):
         yield initializer
         return
-    if not isinstance(found, Auto) or found.batch is not None or pl_module.example_input_array is not None:
+    if not isinstance(found, Auto):
         yield found.start
         return
+    example = pl_module.example_input_array
     with ExitStack() as stack:
-        stack.enter_context(undrawn(()))
-        batches, arguments = None, None
+        if found.batch is not None:
+            found = replace(found, batch=trainer.strategy.broadcast(found.batch))
+        elif example is not None:
+            stack.callback(setattr, pl_module, "example_input_array", example)
+            pl_module.example_input_array = trainer.strategy.broadcast(example)
+        else:
+            found = found.seeing(_first_arguments(trainer, pl_module, stack))
+        yield found.start
+
+
+def _first_arguments(trainer: Trainer, pl_module: LightningModule, stack: ExitStack) -> object:
+    """Return the first training batch of rank zero for `pl_module(...)`, until `stack` closes; None without one."""
+    stack.enter_context(undrawn(()))
+    try:
+        (arguments,) = stack.enter_context(taking_batches(pl_module, _batches_of_rank_zero(trainer, stack)))
+        call_of(pl_module, arguments)
+    except (TypeError, ValueError) as error:
+        rank_zero_info(f"InitCallback: auto does without a batch: {error}")
+        return None
+    return arguments
+
+
+def _batches_of_rank_zero(trainer: Trainer, stack: ExitStack) -> list[object]:
+    """Return the first batch in a list; raise ValueError on every rank if rank zero cannot have it."""
+    batches, failure = None, ""
+    data = training_data(trainer)  # on every rank: making it may be collective
+    if trainer.is_global_zero:
         try:
-            data = training_data(trainer)
-            if trainer.is_global_zero:
-                batches = stack.enter_context(first_batches(trainer, data))
-            batches = trainer.strategy.broadcast(batches)
-            assert batches is not None
-            (arguments,) = stack.enter_context(taking_batches(pl_module, batches))
-            call_of(pl_module, arguments)
-        except (TypeError, ValueError) as error:
-            rank_zero_info(f"InitCallback: auto does without a batch: {error}")
-            arguments = None
-        yield found.seeing(arguments).start
+            batches = stack.enter_context(first_batches(trainer, data))
+        except Exception as error:  # noqa: BLE001 - the other ranks wait; training will fail on it by itself
+            failure = str(error) or type(error).__name__
+    batches, failure = trainer.strategy.broadcast((batches, failure))
+    if batches is None:
+        raise ValueError(failure)
+    return batches
 
 
 def calibrated(trainer: Trainer, pl_module: LightningModule, plan: Plan, calibration: Calibration) -> Report:

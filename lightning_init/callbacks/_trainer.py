@@ -18,6 +18,9 @@ from torch.optim.swa_utils import AveragedModel
 _SUPPORTED = ("SingleDeviceStrategy", "DDPStrategy", "FSDPStrategy", "ModelParallelStrategy")
 _REFUSED = ("DeepSpeedStrategy",)  # its stage 3 partitions the parameters as they are built
 
+PLANNED = "_lightning_init_planned"
+"""Attribute of a LightningModule: the report of an initialization that no step of training has followed yet."""
+
 
 def is_a(thing: object, name: str) -> bool:
     """Return whether a class of this name is among the bases of `thing`, whichever package it comes from.
@@ -114,6 +117,15 @@ def renew_averages(trainer: Trainer, pl_module: LightningModule) -> None:
                 for name, parameter in module.named_parameters():
                     if name in weights and weights[name].shape == parameter.shape:
                         parameter.copy_(weights[name])
+
+
+def compiled(pl_module: LightningModule) -> bool:
+    """Return whether a part of the model is compiled (torch keeps no public record): its graphs must see no mode."""
+    whole = getattr(pl_module, "_compiler_ctx", None) is not None  # trainer.fit(torch.compile(module))
+    return whole or any(
+        "_orig_mod" in one._modules or getattr(one, "_compiled_call_impl", None) is not None  # noqa: SLF001
+        for one in pl_module.modules()
+    )
 
 
 def on_meta(model: nn.Module) -> bool:

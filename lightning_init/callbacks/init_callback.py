@@ -19,6 +19,7 @@ from lightning_init.callbacks import _marks
 from lightning_init.callbacks._calibrating import calibrated, looking, refuse_shards
 from lightning_init.callbacks._settings import plain, plain_rule, record, recorded
 from lightning_init.callbacks._trainer import (
+    PLANNED,
     after_next,
     callbacks_of,
     on_meta,
@@ -109,6 +110,7 @@ class InitCallback(Callback):
         self._unwrap: Callable[[], None] | None = None
         self._uncalibrated: Plan | None = None
         self._undo: list[Callable[[], None]] = []  # of what is not calibrated yet
+        self._fresh = False  # whether it was initialized for the fit that begins
         self._waits = False  # for memory: the strategy materializes the parameters
         self._saved = False  # in this run: what is loaded later is put back, by the batch-size finder
         self._early: dict[str, torch.dtype] = {}  # in a worker: the parameters that the main process has, too
@@ -154,6 +156,10 @@ class InitCallback(Callback):
         if self._uncalibrated is not None:
             self._calibrate(trainer, pl_module)
             renew_averages(trainer, pl_module)
+        monitored = any(isinstance(callback, SignalMonitor) for callback in callbacks_of(trainer))
+        if self._fresh and monitored and trainer.ckpt_path is None:
+            vars(pl_module)[PLANNED] = self.report
+        self._fresh = False
         if self.report is not None:
             write_text(trainer, "initialization", self.report.to_markdown())
 
@@ -256,6 +262,7 @@ class InitCallback(Callback):
             self._uncalibrated = plan
             self._undo = [a.place.snapshot() for a in plan.assignments if a.initializer is not None]
         self.report = apply_(plan)
+        self._fresh = True
         if self.calibration is None:
             self._done(pl_module)
         rank_zero_info(f"InitCallback: {self.report.summary}.")

@@ -12,10 +12,18 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_init.callbacks._sinks import Sinks
-from lightning_init.callbacks._trainer import callbacks_of, refuse_strategy, whole_parameters
+from lightning_init.callbacks._trainer import (
+    PLANNED,
+    callbacks_of,
+    compiled,
+    is_a,
+    refuse_strategy,
+    whole_parameters,
+)
 from lightning_init.signals.alerts import Alert, AlertError, Watch
 from lightning_init.signals.cadence import Cadence, Every, as_cadence
 from lightning_init.signals.catalogue import Wanted
+from lightning_init.signals.forecast import ACTIVATION, Forecast, comparison, planned
 from lightning_init.signals.gradients import TOTAL
 from lightning_init.signals.history import read_history
 from lightning_init.signals.pictures import depth_profile, heat_map, pixels, require_matplotlib, series_of
@@ -51,6 +59,8 @@ class SignalMonitor(Callback):
     Attributes:
         last: index and tag -> value of the latest point.
         alerts: every `Alert` so far; each is also a warning, and text on TensorBoard.
+        expected: tag -> what `InitCallback` planned and theory predicts for point 0, in a fit that began with an
+            initialization and has a TensorBoard logger; there it is a text, beside what was measured.
 
     Raises:
         TypeError, ValueError: naming the argument, at construction; where layers are concerned, when `fit` starts.
@@ -97,6 +107,8 @@ class SignalMonitor(Callback):
         self.images = images
         self.alerts: list[Alert] = []
         self.last: tuple[int, dict[str, float]] | None = None
+        self.expected: dict[str, float] = {}
+        self._forecast: Forecast | None = None
         self._probe: Probe | None = None
         self._watch: Watch | None = None
         self._sinks: Sinks | None = None
@@ -142,7 +154,7 @@ class SignalMonitor(Callback):
 
     def depth_profile(self, series: str = "activation_variance") -> Figure:
         """Return a figure of one series over depth, at up to six steps; arguments and errors as of `heat_map`."""
-        return depth_profile(self.history(), series)
+        return depth_profile(self.history(), series, self.expected)
 
     # --- life: hooks exist from the start of fit to its end
 
@@ -168,6 +180,7 @@ class SignalMonitor(Callback):
             self._inspected = self._told = False
             self._root = type(pl_module).__name__
         self._probe.attach()
+        self.expected = {}
         self._sinks = Sinks(trainer)
         self._directory = self._sinks.directory
         gathers = trainer.world_size > 1 and (self.sync_dist or self._probe.divided)
@@ -200,7 +213,7 @@ class SignalMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Begin a point, or go on with the one whose micro-batches are not all there."""
-        del pl_module, batch, batch_idx
+        del batch_idx
         if self._probe is None:
             return
         index = step_index(trainer)
@@ -212,6 +225,13 @@ class SignalMonitor(Callback):
             self._open = index
             every = self.histograms_every_n_steps
             self._probe.open(histograms=every is not None and index % every == 0)
+            if index == 0:
+                self._expect(trainer, pl_module, batch)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """End the watch over the first forward."""
+        del trainer, pl_module, loss
+        self._foresee()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -230,12 +250,30 @@ class SignalMonitor(Callback):
     ) -> None:
         """Finish the point if its step was taken."""
         del trainer, outputs, batch, batch_idx
+        self._foresee()
         if self._probe is None or self._open is None:
             return
         if self._probe.steps or not pl_module.automatic_optimization:
             self._close()
         else:
             self._probe.pause()
+
+    def _expect(self, trainer: Trainer, pl_module: LightningModule, batch: object) -> None:
+        """Take over what was planned for the untouched network, and have theory follow the forward that comes."""
+        dummy = any(is_a(one, "DummyLogger") for one in trainer.loggers)
+        rehearsal = dummy and not trainer.fast_dev_run  # type: ignore[attr-defined] # of a tuner
+        report = None if rehearsal else vars(pl_module).pop(PLANNED, None)
+        if report is None or self._directory is None or self._probe is None:
+            return
+        self.expected = planned(report, self._probe.layers)
+        if not self._probe.divided and not compiled(pl_module):
+            self._forecast = Forecast(pl_module)
+            self._forecast.start(batch)
+
+    def _foresee(self) -> None:
+        forecast, self._forecast = self._forecast, None
+        if forecast is not None:
+            self.expected.update({f"{ACTIVATION}/{name}": one for name, one in forecast.stop().items()})
 
     def _close(self) -> None:
         """Hand the point over; what was measured on a device is logged a step later, when it has arrived."""
@@ -259,6 +297,8 @@ class SignalMonitor(Callback):
             values["step_skipped"] = 1.0  # the scaler takes no step with such gradients
         self.last = index, values
         self._sinks.write(index, values)
+        if index == 0 and self.expected:
+            self._sinks.write_text("predicted_and_measured", comparison(self.expected, values), index)
         if self._watch is not None:
             self._speak(self._watch.check(index, values, scaled=self._scaled))
 
@@ -285,6 +325,7 @@ class SignalMonitor(Callback):
 
     def _finish(self, *, failed: bool = False, images: bool = False) -> None:
         self._finishing = True
+        self._foresee()
         if failed:
             self._gather = None  # the other ranks may never come
         if self._probe is not None:
@@ -297,10 +338,11 @@ class SignalMonitor(Callback):
             if images and self._directory is not None and self.last is not None:
                 history = read_history(self._directory)
                 for series in series_of(history):
-                    for draw in (heat_map, depth_profile):
-                        self._sinks.write_image(
-                            f"{draw.__name__}/{series}", pixels(draw(history, series)), self.last[0]
-                        )
+                    for name, figure in (
+                        ("heat_map", heat_map(history, series)),
+                        ("depth_profile", depth_profile(history, series, self.expected)),
+                    ):
+                        self._sinks.write_image(f"{name}/{series}", pixels(figure), self.last[0])
                 self._sinks.flush()
         self._open, self._sinks, self._finishing = None, None, False
 
@@ -310,6 +352,7 @@ class SignalMonitor(Callback):
             **self.__dict__,
             "_probe": None,
             "_watch": None,
+            "_forecast": None,
             "_sinks": None,
             "_open": None,
             "_pending": None,

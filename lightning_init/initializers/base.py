@@ -102,6 +102,11 @@ class Initializer(ABC):
         return None
 
     @property
+    def drawn_with(self) -> str | None:
+        """Name of the parameter whose random numbers this one repeats; None: it has its own."""
+        return None
+
+    @property
     def label(self) -> str:
         """The name and the settings that are not the defaults, in short, for tables.
 

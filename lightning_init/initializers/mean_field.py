@@ -6,6 +6,7 @@ et al. 2017, whose variances, correlations and gradients `lightning_init.theory`
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -35,18 +36,18 @@ class _Ensemble(Initializer):
     needs_layout: ClassVar[bool] = True
 
     @property
+    @abstractmethod
     def gain(self) -> float:
         """sigma_w."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def bias_std(self) -> float:
         """sigma_b."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weights(self) -> Initializer:
         """Return the law of the weights."""
-        raise NotImplementedError
 
     def target_std(self, shape: Shape, fans: Fans | None) -> float:
         """Return `sigma_w / sqrt(fan_in)`."""

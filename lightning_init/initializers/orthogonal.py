@@ -31,14 +31,14 @@ def orthogonal_(block: Tensor, gain: float, generator: torch.Generator | None) -
     gaussian = block.view(shape) if block.is_contiguous() else block.new_empty(shape)
     gaussian.normal_(generator=generator)
     wide = shape[0] < shape[1]
-    with _one_thread():
+    with one_thread():
         q, r = torch.linalg.qr(gaussian.t() if wide else gaussian)
     q *= r.diagonal().sgn()
     block.copy_((q.t() if wide else q).view(block.shape)).mul_(gain)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Let the calling thread use one core; the setting is per thread, new threads inherit the last one set."""
     threads = torch.get_num_threads()
     if threads == 1:

@@ -2,9 +2,10 @@
 
 At a thousand elements a torch reduction is all call overhead (3 to 6 us) and a NumPy dot product is not (1 us; `vdot`,
 since `dot` warns about overflow); at a million `torch.var` runs at 4.5 GB/s, a dot product and a sum at 29: piece by
-piece, so that the second finds in the cache what the first has brought there. `x.x/n - mean^2` cancels where the mean
-is much larger than the std, so such tensors, and those whose squares overflow or underflow, go the exact way in
-float64.
+piece, so that the second finds in the cache what the first has brought there. Between the matrix products of a training
+step every call finds its own code and data gone from the cache, so few different calls beat clever ones.
+`x.x/n - mean^2` cancels where the mean is much larger than the std, so such tensors, and those whose squares overflow
+or underflow, go the exact way in float64.
 `benchmarks/monitor.py` measures the outcome; `lightning_init.signals.statistics` holds the same for any device.
 """
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from lightning_init.signals.statistics import Moments
 
 Array: TypeAlias = npt.NDArray[np.float32]
+Parts: TypeAlias = Array | Sequence[Tensor]
 
 _CHUNK = 8192  # above it BLAS libraries start threads of their own, beside those of torch
 _PIECE = 1 << 16  # 256 KB, which a cache holds; float32 dot products err by 1e-6 here, by 2e-5 for constants
@@ -40,57 +42,39 @@ def moments(values: Tensor) -> Moments:
     """
     if values.is_complex():
         return _complex_moments(values)
-    flat = flattened(values)
-    energy, total = _sums(flat)
-    mean = total / (flat.size or 1)
+    found = moments_of(parts_of(values))
+    return _exact(flattened(values)) if found is None else found
+
+
+def moments_of(parts: Parts) -> Moments | None:
+    """Return the moments of what `parts_of` gave; None if they need the exact way."""
+    if isinstance(parts, np.ndarray):
+        size, energy, total = parts.size, float(np.vdot(parts, parts)), float(np.vdot(parts, _ONES[: parts.size]))
+    else:
+        size, energy, total = 0, 0.0, 0.0
+        for piece in parts:
+            size += len(piece)
+            energy += torch.dot(piece, piece).item()
+            total += piece.sum().item()
+    mean = total / (size or 1)
     m2 = energy - total * mean
-    return _exact(flat) if total * mean > _CANCELS * m2 or not _TINY < energy < _HUGE else (flat.size, mean, m2)
+    return (size, mean, m2) if total * mean <= _CANCELS * m2 and _TINY < energy < _HUGE else None
 
 
-def moments_of_each(flats: Sequence[Array]) -> list[Moments]:
-    """Return the moments of each of some vectors; the same as `moments`, at less cost.
-
-    >>> moments_of_each([np.array([1.0, 2.0, 6.0], np.float32), np.full(9, 5.0, np.float32)])
-    [(3, 3.0, 14.0), (9, 5.0, 0.0)]
-    """
-    energies, totals = np.array([_sums(flat) for flat in flats]).reshape(-1, 2).T
-    sizes = [flat.size for flat in flats]
-    with np.errstate(all="ignore"):
-        means = totals / sizes
-        cancelled = totals * means
-        m2 = energies - cancelled
-        trusted = (cancelled <= _CANCELS * m2) & (energies > _TINY) & (energies < _HUGE)
-    found: list[Moments] = list(zip(sizes, means.tolist(), m2.tolist(), strict=True))
-    for row in np.flatnonzero(~trusted).tolist():
-        found[row] = _exact(flats[row])
-    return found
-
-
-def energies_of_each(tensors: Sequence[Tensor]) -> list[float]:
-    """Return the sum of squares of each of some tensors on the CPU; the same as `energy`, at less cost.
-
-    >>> energies_of_each([torch.tensor([0.0, 1.0]), torch.tensor([[2.0**-100]])]) == [1.0, 2.0**-200]
-    True
-    """
-    found: list[float] = []
-    pieces: list[tuple[int, Tensor]] = []
-    for number, tensor in enumerate(tensors):
-        if tensor.dtype is not torch.float32 or tensor.layout is not torch.strided:
-            found.append(energy(tensor))  # e.g. complex
-        elif tensor.numel() <= _CHUNK:
-            array = tensor.detach().numpy()
-            found.append(float(np.vdot(array, array)))
-        else:
-            found.append(0.0)
-            pieces += [(number, piece) for piece in _pieces(flattened(tensor))]
-    if pieces:
-        energies = torch.stack([piece.dot(piece) for _, piece in pieces]).tolist()
-        for (number, _), one in zip(pieces, energies, strict=True):
-            found[number] += one
-    return [
-        one if _TINY < one < _HUGE or tensor.dtype is not torch.float32 else _wide_energy(flattened(tensor))
-        for one, tensor in zip(found, tensors, strict=True)
-    ]
+def parts_of(values: Tensor) -> Parts:
+    """Return real values as one short array, or as vectors that a cache holds; views wherever possible."""
+    if values.dtype is torch.float32 and values.layout is torch.strided and values.is_contiguous():
+        values = values.detach()
+        if values.numel() <= _CHUNK:
+            array: Array = values.numpy()
+            return array
+        vector = values.view(-1)
+    else:
+        flat = flattened(values)
+        if flat.size <= _CHUNK:
+            return flat
+        vector = torch.from_numpy(flat)
+    return (vector,) if len(vector) <= _PIECE else torch.split(vector, _PIECE)
 
 
 def energy(values: Tensor) -> float:
@@ -99,16 +83,16 @@ def energy(values: Tensor) -> float:
     >>> energy(torch.tensor([3.0, 4.0]))
     25.0
     """
-    flat = flattened(torch.view_as_real(values.detach().resolve_conj()) if values.is_complex() else values)
-    if flat.size <= _CHUNK:
-        total = float(np.vdot(flat, flat))
+    if values.is_complex():
+        values = torch.view_as_real(values.detach().resolve_conj())
+    parts = parts_of(values)
+    if isinstance(parts, np.ndarray):
+        total = float(np.vdot(parts, parts))
     else:
-        total = sum(piece.dot(piece).item() for piece in _pieces(flat))
-    return total if _TINY < total < _HUGE else _wide_energy(flat)
-
-
-def _wide_energy(flat: Array) -> float:
-    wide = flat.astype(np.float64)
+        total = sum(torch.dot(piece, piece).item() for piece in parts)
+    if _TINY < total < _HUGE:
+        return total
+    wide = flattened(values).astype(np.float64)
     return float(np.vdot(wide, wide))
 
 
@@ -125,22 +109,6 @@ def flattened(values: Tensor) -> Array:
         values = values.float()
     array: Array = values.numpy().ravel("K")
     return array
-
-
-def _sums(flat: Array) -> tuple[float, float]:
-    """Return the sum of squares and the sum."""
-    if flat.size <= _CHUNK:
-        return float(np.vdot(flat, flat)), float(np.vdot(flat, _ONES[: flat.size]))
-    energy = total = 0.0
-    for piece in _pieces(flat):
-        energy += torch.dot(piece, piece).item()
-        total += piece.sum().item()
-    return energy, total
-
-
-def _pieces(flat: Array) -> Sequence[Tensor]:
-    vector = torch.from_numpy(flat)
-    return (vector,) if flat.size <= _PIECE else torch.split(vector, _PIECE)
 
 
 def _exact(flat: Array) -> Moments:

@@ -67,9 +67,8 @@ class GradientNorms:
         if elsewhere:
             self._send(elsewhere, scale)
             gradients = [(owner, gradient) for owner, gradient in gradients if _is_here(gradient)]
-        energies = fast.energies_of_each([gradient for _, gradient in gradients])
-        for (owner, _), energy in zip(gradients, energies, strict=True):
-            self._energies[owner] += energy * factor
+        for owner, gradient in gradients:
+            self._energies[owner] += fast.energy(gradient) * factor
 
     def take(self) -> Norms:
         """Return what was measured, and start afresh."""

@@ -75,12 +75,13 @@ def heat_map(history: History, series: str) -> Figure:
     return figure
 
 
-def depth_profile(history: History, series: str) -> Figure:
+def depth_profile(history: History, series: str, expected: Mapping[str, float] | None = None) -> Figure:
     """Return a figure of `series` over depth: a line for each of up to six steps, the first and the last among them.
 
     Args:
         history: tag -> step -> value.
         series: as of `heat_map`.
+        expected: tag -> what was planned or predicted for step 0; a dashed line, where there is any for this series.
 
     Raises:
         ValueError: if nothing of that name was logged.
@@ -96,6 +97,10 @@ def depth_profile(history: History, series: str) -> Figure:
     for place, column, marker in zip(places, chosen, _MARKERS, strict=False):
         look = {"color": colormaps["viridis"](place), "marker": marker, "markersize": 4}
         axes.plot(values[:, column], **look, label=f"step {steps[column]}")
+    points = [(i, (expected or {}).get(f"{series}/{layer}")) for i, layer in enumerate(layers)]
+    known = [(i, value) for i, value in points if value is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), "--x", color="#d62728", markersize=5, label="expected at step 0")
     _depth_axis(axes, layers)
     log = _is_logarithmic(series, values)
     if log:

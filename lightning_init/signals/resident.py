@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
 
 from lightning_init.signals import fast
@@ -29,14 +30,21 @@ class Resident:
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = tensors
         self._places: list[tuple[int, int]] = []
-        self._views: list[fast.Array] = []
+        self._parts: list[fast.Parts] = []
 
     def moments(self) -> list[Moments]:
         """Return the moments of each tensor."""
         places = [(tensor.data_ptr(), tensor.numel()) for tensor in self._tensors]
         if places != self._places:
-            self._places, self._views = places, [fast.flattened(tensor) for tensor in self._tensors]
-            if any(view.ctypes.data != place for view, (place, _) in zip(self._views, places, strict=True)):
-                self._places, self._views = [], []  # some have no view: half precision, complex
+            self._places, self._parts = places, [fast.parts_of(tensor) for tensor in self._tensors]
+            if any(_address(parts) != place for parts, (place, _) in zip(self._parts, places, strict=True)):
+                self._places, self._parts = [], []  # some have no view: half precision, complex
                 return [fast.moments(tensor) for tensor in self._tensors]
-        return fast.moments_of_each(self._views)
+        return [
+            fast.moments_of(parts) or fast.moments(tensor)
+            for parts, tensor in zip(self._parts, self._tensors, strict=True)
+        ]
+
+
+def _address(parts: fast.Parts) -> int:
+    return parts.ctypes.data if isinstance(parts, np.ndarray) else parts[0].data_ptr()

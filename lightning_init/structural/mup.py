@@ -18,7 +18,7 @@ from lightning_init.initializers._checks import number
 from lightning_init.initializers.base import Initializer
 from lightning_init.initializers.variance_scaling import KaimingNormal
 from lightning_init.placement import places
-from lightning_init.signals.profile import measure
+from lightning_init.signals.profiling import measure
 from lightning_init.structural.base import Special, Structural
 
 

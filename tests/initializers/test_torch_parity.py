@@ -109,6 +109,16 @@ def test_same_values_as_torch_from_the_global_stream_and_through_the_module(ours
         assert torch.equal(layer.weight, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("extra", [-1, 0, 1, 15, 16, 17, 1 << 18])
+def test_what_is_drawn_in_parts_is_what_torch_draws_at_once(dtype, extra):
+    size, mine, expected = 2 * (1 << 18) + extra, generator(), generator()
+    drawn = torch.empty(size, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    init.normal_(drawn, 0.5, 0.1, generator=expected)
+    assert torch.equal(Normal(0.5, 0.1)(torch.empty(size, dtype=dtype), generator=mine), drawn.to(dtype))
+    assert torch.equal(mine.get_state(), expected.get_state())
+
+
 @pytest.mark.parametrize("shape", MATRICES)
 def test_eye_is_torchs(shape):
     assert torch.equal(Eye()(torch.empty(shape)), init.eye_(torch.empty(shape)))

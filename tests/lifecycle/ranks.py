@@ -6,6 +6,7 @@ does for every user of `strategy="ddp"`. Each rank writes `FOLDER/rank<n>.pt`: c
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -22,6 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.utils.data import DataLoader, default_collate
 
 from lightning_init import InitCallback, SignalMonitor, initialize, initializers
 
@@ -176,6 +178,42 @@ def calibrated(root):
     return {"first": first, "message": message, "restored": same(weights(module), before)}
 
 
+class Seen(Lit):
+    """Remembers its batches and the random numbers beside them; `reads` counts what is taken before training."""
+
+    def __init__(self, scale=None):
+        super().__init__()
+        self.seen, self.reads = [], 0
+        if scale is not None:
+            self.example_input_array = torch.full((4, 8), scale)
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        self.seen += [batch[0], torch.rand(1, 8)]
+        return super().training_step(batch, batch_idx)
+
+
+def auto(root, initializer, scale=None, *, shy=False):
+    """Values by the report, since DDP gives every rank the values of rank zero anyway."""
+    torch.manual_seed(100 + int(os.environ.get("LOCAL_RANK", 0)))
+    module = Seen(None if scale is None else scale + int(os.environ.get("LOCAL_RANK", 0)))
+
+    def collate(items):
+        if module.first is None:
+            module.reads += len(items)
+            if shy:
+                raise ValueError("not yet")
+        return default_collate(items)
+
+    data = DataLoader(loader(4).dataset, batch_size=8, shuffle=True, collate_fn=collate)
+    init = InitCallback(initializer, seed=SEED, monitor=False)
+    trainer(root, init, devices=2, strategy="ddp").fit(module, data)
+    report = json.dumps(init.report.to_dict())
+    return {"first": module.first, "seen": torch.cat(module.seen), "reads": module.reads, "report": report}
+
+
 def mechanism(root):
     """Every initializer on DTensors of every placement, and in uneven shards: what plain tensors get."""
     mesh = init_device_mesh("cpu", (2,))
@@ -213,6 +251,10 @@ CASES = {
     "ddp resume": lambda root: resume(root, Lit, lambda: "ddp"),
     "ddp monitored": monitored,
     "ddp calibrated": calibrated,
+    "ddp auto": lambda root: auto(root, "auto"),
+    "ddp auto example": lambda root: auto(root, "auto", 3.0),
+    "ddp auto shy": lambda root: auto(root, "auto", shy=True),
+    "ddp not auto": lambda root: auto(root, "orthogonal"),
     "fsdp __init__": lambda root: fsdp(root, "__init__"),
     "fsdp setup": lambda root: fsdp(root, "setup"),
     "fsdp configure_model": lambda root: fsdp(root, "configure_model"),

@@ -1,5 +1,6 @@
 """On two processes, under every strategy: the values that the same seed gives without sharding, on every rank."""
 
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,28 @@ def test_a_calibration_is_the_same_on_every_rank_and_fails_on_every_rank(ranks):
     assert "the calibration on rank zero has failed: ValueError: layer net.2" in one["message"]
     assert zero["restored"]
     assert one["restored"]
+
+
+@pytest.mark.parametrize("case", ["", " example", " shy"])
+def test_auto_chooses_the_same_on_every_rank(ranks, case):
+    zero, one = ranks(f"ddp auto{case}")
+    assert zero["report"] == one["report"]
+    assert same(zero["first"], one["first"])
+    assert ("not known" in zero["report"]) == (case == " shy")
+
+
+def test_auto_takes_one_batch_on_rank_zero_and_training_sees_nothing_of_it(ranks):
+    batch = loader(1).batch_size
+    for case, reads in (("auto", batch), ("auto example", 0), ("auto shy", batch), ("not auto", 0)):
+        zero, one = ranks(f"ddp {case}")
+        assert (zero["reads"], one["reads"]) == (reads, 0), case
+        for rank, plain in zip((zero, one), ranks("ddp not auto"), strict=True):
+            assert torch.equal(rank["seen"], plain["seen"]), case
+
+
+def test_auto_scales_to_the_example_of_rank_zero(ranks):
+    entries = json.loads(ranks("ddp auto example")[1]["report"])["parameters"]
+    assert "inputs of mean square 9" in entries[0]["why"]
 
 
 @pytest.mark.parametrize("case", FSDP)

@@ -10,7 +10,8 @@ from torch.nn import functional as F  # noqa: N812
 from lightning_init import initialize
 from lightning_init._running import Call, call_of
 from lightning_init.gains import exact
-from lightning_init.signals.profile import measure, trend
+from lightning_init.signals.profile import trend
+from lightning_init.signals.profiling import measure
 from lightning_init.signals.symmetry import symmetric_fraction
 
 
