@@ -63,7 +63,8 @@ def find(directories: Iterable[Path]) -> Found:
             f"no finished run below {where}: a run leaves a {FILE} there when it ends; "
             "make some with python -m examples.train" + "".join(f". {note}" for note in notes)
         )
-    return Found(_unique(sorted(runs.values(), key=lambda run: run.name)), notes)
+    once, repeats = _once(sorted(runs.values(), key=lambda run: run.name))
+    return Found(_unique(once), notes + repeats)
 
 
 def unfinished(root: Path) -> list[Path]:
@@ -104,6 +105,32 @@ def table(runs: Sequence[Run]) -> pd.DataFrame:
         }
         rows.append(row | {key: value(run, key) for key in extra})
     return pd.DataFrame(rows)
+
+
+def _once(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """Return `runs` without those that repeat another, and a sentence about these.
+
+    The same configuration gives the same numbers again: counted as further seeds they would narrow every interval.
+    One that did not fail stands for the others.
+    """
+    kept: dict[tuple[object, ...], Run] = {}
+    for run in sorted(runs, key=lambda run: run.result.status == "failed"):
+        result = run.result
+        kept.setdefault((result.fingerprint, result.initializer, *sorted(result.choices.items())), run)
+    places = {run.directory for run in kept.values()}
+    repeats = [run.name for run in runs if run.directory not in places]
+    once = [run for run in runs if run.directory in places]
+    return once, [f"Not counted, as they repeat others here: {names(repeats)}"] if repeats else []
+
+
+def names(items: Sequence[str], most: int = 3) -> str:
+    """Return so many of `items` for a sentence, and how many more there are.
+
+    >>> names(["a", "b", "c", "d", "e"])
+    'a; b; c; and 2 more'
+    """
+    rest = [f"and {len(items) - most} more"] if len(items) > most else []
+    return "; ".join([*items[:most], *rest])
 
 
 def _unique(runs: list[Run]) -> list[Run]:

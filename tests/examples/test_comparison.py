@@ -248,8 +248,8 @@ def reference_accuracies(directory):
 
 
 def test_damaged_event_files_are_kept_out_and_named(tmp_path):
-    for name in ("good", "bad", "gone"):
-        made_up(tmp_path / name, seed=len(name))
+    for seed, name in enumerate(("good", "bad", "gone")):
+        made_up(tmp_path / name, seed=seed)
         (tmp_path / name / "events.out.tfevents.1").write_bytes(b"what was logged")
         result = Result.read(tmp_path / name)
         result.events = checksums(tmp_path / name)
@@ -312,6 +312,17 @@ def test_several_directories_are_compared_together_and_written_into_the_first(tm
 def test_the_same_directory_twice_counts_once(tmp_path):
     made_up(tmp_path / "s/run")
     assert len(compared([tmp_path / "s", tmp_path]).runs) == 1
+
+
+def test_copies_and_repetitions_of_a_run_count_once(tmp_path):
+    for seed, accuracy in enumerate((0.5, 0.9)):
+        made_up(tmp_path / f"s/{seed}", seed=seed, accuracy=[accuracy])
+        made_up(tmp_path / f"copy/{seed}", seed=seed, accuracy=[accuracy])
+    made_up(tmp_path / "copy/0", seed=0, status="failed", accuracy=[])
+    alone, both = compared([tmp_path / "s"]), compared([tmp_path / "copy", tmp_path / "s"])
+    assert both.table.equals(alone.table)
+    assert both.runs["run"].tolist() == ["copy/1", "s/0"]
+    assert "Not counted, as they repeat others here: copy/0; s/1" in both.notes
 
 
 @pytest.mark.parametrize("prepare", ["missing", "empty", "foreign"])
