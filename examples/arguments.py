@@ -42,14 +42,14 @@ def check(arguments: Iterable[str]) -> None:
 
 
 def sweep_counts(overrides: Sequence[str]) -> dict[str, float]:
-    """Return how many values each key takes in a sweep; a later override of a key replaces an earlier one."""
+    """Return how many different values each key takes in a sweep; a later override of a key replaces an earlier one."""
     counts: dict[str, float] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.get_key_element()
         if not override.is_sweep_override():
             counts[key] = 1
         else:  # an interval, as Optuna takes it, has no end of values
-            counts[key] = len(list(override.sweep_string_iterator())) if override.is_discrete_sweep() else math.inf
+            counts[key] = len(set(override.sweep_string_iterator())) if override.is_discrete_sweep() else math.inf
     return counts
 
 

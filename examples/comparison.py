@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from examples import remarks, statistics
 from examples import runs as runs_
 from examples import settings as settings_
-from examples import statistics
 from examples.errors import UsageError, unknown
 from examples.runs import FIXED
 from examples.settings import Setting
@@ -72,7 +72,7 @@ def compare(directories: Iterable[Path], *, baseline: str | None = None, target:
         raise unknown("baseline", baseline, {setting.line for setting in settings})
     target = _target(settings) if target is None else target
     rows = [_row(setting, keys, target) | _improvement([setting], settings, baseline) for setting in settings]
-    notes = found.notes + _remarks(settings, keys)
+    notes = found.notes + remarks.remarks(settings, keys)
     overall = _overall(settings, baseline)
     return Comparison(runs_.table(found.runs), settings, keys, pd.DataFrame(rows), overall, target, baseline, notes)
 
@@ -160,30 +160,3 @@ def _factor(setting: Setting, signal: str) -> float:
     if profiles is None:
         return math.nan
     return statistics.geometric_mean([statistics.factor_per_layer(profile) for profile in profiles])
-
-
-def _unexplained(setting: Setting) -> list[str]:
-    """Return the config keys in which runs of one setting differ, other than those that follow the seed."""
-    results = [run.result for run in setting.runs]
-    first = results[0]
-    differing = {k for r in results for k in (*r.config, *first.config) if r.config.get(k) != first.config.get(k)}
-    return sorted(k for k in differing if any(r.config.get(k) != r.seed for r in results))
-
-
-def _remarks(settings: Sequence[Setting], keys: Sequence[str]) -> list[str]:
-    remarks = []
-    for key in ("experiment", "data"):
-        values = sorted({str(s.key[keys.index(key)]) for s in settings}) if key in keys else []
-        if len(values) > 1:
-            what = "experiments" if key == "experiment" else "data sets"
-            remarks.append(f"Runs of different {what} are here ({', '.join(values)}): compare within each, not across")
-    for setting in settings:
-        seeds = [run.result.seed for run in setting.runs]
-        differing = _unexplained(setting)
-        if differing:
-            remarks.append(f"{setting.label}: its runs also differ in {', '.join(differing)}")
-        if len(set(seeds)) < len(seeds):
-            remarks.append(f"{setting.label}: some seeds were run more than once")
-    if all(len(setting.runs) == 1 for setting in settings):
-        remarks.append("One seed only: no intervals. Add seeds, for example seed=0,1,2")
-    return remarks

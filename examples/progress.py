@@ -34,6 +34,11 @@ def finished(sweep: Path) -> int:
     return sum(1 for _ in sweep.glob(f"*/{FILE}"))
 
 
+def missing(sweep: Path) -> int:
+    """Return how many of the runs that were planned have no result; 0 where no plan is in sight."""
+    return max(0, _planned(sweep).get("total", 0) - finished(sweep))
+
+
 def show(result: Result, directory: Path, sweep: Path | None, *, repeated: bool = False) -> None:
     """Print one line about a run that has ended; on a terminal the next good run replaces it."""
     console = Console(highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from examples import progress
 from examples.errors import UsageError
 from examples.result import FILE, Result
 
@@ -56,7 +57,9 @@ def find(directories: Iterable[Path]) -> Found:
                 notes.append(f"Kept out: {file.parent}: {', '.join(damaged)} is not as the run left it")
             else:
                 runs[file.parent.resolve()] = Run(name, file.parent, result)
-        notes += [f"Not finished, so not counted: {path}" for path in unfinished(root)]
+        begun = unfinished(root)
+        notes += [f"Not finished, so not counted: {path}" for path in begun]
+        notes += _not_begun(root, begun)
     if not runs:
         where = ", ".join(map(str, roots))
         raise UsageError(
@@ -70,6 +73,15 @@ def find(directories: Iterable[Path]) -> Found:
 def unfinished(root: Path) -> list[Path]:
     """Return the directories that Hydra made for runs which left no result."""
     return sorted(p.parent.parent for p in root.rglob(".hydra/overrides.yaml") if not (p.parent.parent / FILE).exists())
+
+
+def _not_begun(root: Path, begun: Sequence[Path]) -> list[str]:
+    """Return one sentence for each sweep below `root` that has fewer directories than runs were planned."""
+    missing = {
+        sweep: progress.missing(sweep) - len([path for path in begun if path.parent == sweep])
+        for sweep in sorted(plan.parent for plan in root.rglob(progress.PLAN))
+    }
+    return [f"Not begun: {count} of the runs of the sweep {sweep}" for sweep, count in missing.items() if count > 0]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:

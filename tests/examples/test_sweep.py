@@ -140,6 +140,7 @@ def test_the_size_of_a_sweep_is_known_beforehand():
     counts = arguments.sweep_counts(["a=1,2", "b=range(3)", "c=5", "+d=[1,2]", "e=interval(0,1)"])
     assert counts == {"a": 2, "b": 3, "c": 1, "+d": 1, "e": float("inf")}
     assert arguments.sweep_counts(["seed=0,1,2", "seed=7"]) == {"seed": 1}
+    assert arguments.sweep_counts(["seed=0,1,0"]) == {"seed": 2}  # equal runs have one directory
 
 
 def test_run_names_are_unique_and_fit_into_a_directory():
