@@ -25,6 +25,11 @@ def write(
     """Compare the runs below `directories`, write everything into the first, and return what was written."""
     comparison = comparison_.compare(directories, baseline=baseline, target=target)
     place = directories[0]
+    with files.alone(place):
+        return comparison, _write(comparison, place)
+
+
+def _write(comparison: Comparison, place: Path) -> list[Path]:
     pictures = plots.draw(comparison, place)
     contents = {
         "runs.csv": comparison.runs.to_csv(index=False),
@@ -39,7 +44,7 @@ def write(
     for name, content in contents.items():
         files.write(place / name, content)
     aggregate.write(comparison, place)
-    return comparison, [*(place / name for name in contents), *pictures]
+    return [*(place / name for name in contents), *pictures]
 
 
 def show(comparison: Comparison, files: Sequence[Path], directory: Path) -> None:

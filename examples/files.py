@@ -1,9 +1,13 @@
-"""Files that are written whole or not at all, whenever the process is killed."""
+"""Files that are written whole or not at all, whenever the process is killed, and by one process at a time."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -11,6 +15,14 @@ def write(path: Path, content: str | bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Make `directory` and keep other processes that ask out of it; the system frees what a killed process held."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / ".lock"):
+        yield
 
 
 def remove_parts(directory: Path) -> None:

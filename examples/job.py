@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -29,14 +30,15 @@ def run_job(config: DictConfig) -> float:
     sweep = Path(job.sweep.dir) if job.mode == RunMode.MULTIRUN else None
     choices = {group: str(option) for group, option in job.runtime.choices.items() if not group.startswith("hydra/")}
     result = run.start(config, choices, job.overrides.task)
-    try:
-        finished = previous(directory, result)
-    except UsageError as error:  # not a failure of this run, so nothing is recorded
-        raise SystemExit(f"error: {error}") from None
-    if finished is None:
-        _attempt(config, result, directory, sweep)
-    else:
-        result = finished
+    with files.alone(directory) if _is_first_process() else nullcontext():  # another sweep may be at work there
+        try:
+            finished = previous(directory, result)
+        except UsageError as error:  # not a failure of this run, so nothing is recorded
+            raise SystemExit(f"error: {error}") from None
+        if finished is None:
+            _attempt(config, result, directory, sweep)
+        else:
+            result = finished
     if _is_first_process():
         progress.show(result, directory, sweep, repeated=finished is not None)
     return result.last("val_accuracy") or 0.0

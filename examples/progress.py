@@ -18,10 +18,10 @@ PLAN = "sweep.json"
 
 def plan(sweep: Path, total: int, swept: Sequence[str]) -> None:
     """Note in the directory of a sweep how many runs it has and what is swept; its processes read that."""
-    sweep.mkdir(parents=True, exist_ok=True)
-    state = {"total": total, "swept": list(swept), "already": finished(sweep), "started": time.time()}
-    files.remove_parts(sweep)
-    files.write(sweep / PLAN, json.dumps(state))
+    with files.alone(sweep):
+        state = {"total": total, "swept": list(swept), "already": finished(sweep), "started": time.time()}
+        files.remove_parts(sweep)
+        files.write(sweep / PLAN, json.dumps(state))
 
 
 def swept(sweep: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """The command line: single runs, sweeps, resuming, and what a user gets to read after a mistake."""
 
 import json
+import multiprocessing
 import os
 import re
 import subprocess
@@ -85,6 +86,23 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(train, tmp_path, capsys):
         whole, cut = (pd.read_csv(tmp_path / d / name) for d in ("whole", "cut"))
         times = [column for column in whole if "seconds" in column]
         pd.testing.assert_frame_equal(whole.drop(columns=times), cut.drop(columns=times))
+
+
+def test_two_sweeps_into_one_directory_share_the_work(train, tmp_path):
+    """As jobs on two machines do, which were started with the same command."""
+    context = multiprocessing.get_context("fork")
+    arguments = ("-m", "initializer=zeros,he_normal", "seed=0,1,2", f"hydra.sweep.dir={tmp_path / 's'}")
+    both = [context.Process(target=train, args=arguments) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    directories = [file.parent for file in (tmp_path / "s").glob("*/result.json")]
+    assert len(directories) == 6
+    for directory in directories:
+        assert len(list(directory.glob("events.out.tfevents.*"))) == 2  # training and hyperparameters, of one process
+    assert len(list((tmp_path / "s/aggregate").rglob("events.out.tfevents.*"))) == 2
 
 
 def test_a_run_of_another_configuration_is_not_overwritten(train, tmp_path):
