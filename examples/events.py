@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +20,11 @@ class Series(NamedTuple):
     values: np.ndarray
 
 
-def read(directory: Path) -> dict[str, Series]:
-    """Return the scalar series of the event files that lie directly in `directory`, by tag."""
+def read(directory: Path, names: Collection[str] = ()) -> dict[str, Series]:
+    """Return the scalar series of the event files that lie directly in `directory`, by tag; of `names` alone if any."""
     points: dict[str, dict[int, float]] = collections.defaultdict(dict)
     for file in sorted(directory.glob("events.out.tfevents.*")):
-        for event in _events(file):
+        for event in _events(file) if not names or file.name in names else ():
             for value in event.summary.value:
                 scalar = _scalar(value)
                 if scalar is not None:

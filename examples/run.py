@@ -72,7 +72,8 @@ def execute(config: DictConfig, result: Result, directory: Path, *, in_sweep: bo
     result.history = history.epochs
     result.measured = measure[0].found if measure else {}
     if monitor is not None:
-        result.alerts = {alert.kind: str(alert) for alert in reversed(monitor.alerts)}
+        for alert in monitor.alerts:
+            result.alerts.setdefault(alert.kind, str(alert))
     result.chance = data.chance
     result.status = "diverged" if history.diverged else "ok"
     if trainer.is_global_zero:

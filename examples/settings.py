@@ -41,8 +41,11 @@ class Setting:
 
     @property
     def alerts(self) -> dict[str, str]:
-        """What the monitor warned of in any of the runs: kind -> the first warning of that kind."""
-        return {kind: text for run in reversed(self.runs) for kind, text in run.result.alerts.items()}
+        """What the monitor warned of in any run: kind -> the first warning of that kind; the earliest first."""
+        found: dict[str, str] = {}
+        for kind, alert in (item for run in self.runs for item in run.result.alerts.items()):
+            found.setdefault(kind, alert)
+        return found
 
     def profile(self, when: str, signal: str) -> np.ndarray | None:
         """Return the depth profiles (runs, layers) that were recorded; None if there are none."""
@@ -78,7 +81,7 @@ def group(runs: Sequence[Run], keys: Sequence[str]) -> list[Setting]:
             _label(key, keys, varied),
             _label(key, keys, lines),
             _label(key, keys, panels),
-            sorted(group, key=lambda run: (run.result.seed, run.name)),
+            sorted(group, key=lambda run: (str(run.result.seed).zfill(10), run.name)),
         )
         for key, group in groups.items()
     ]

@@ -50,7 +50,7 @@ def figure(comparison: Comparison) -> Figure | None:
 
 def _grids(run: Run) -> dict[str, np.ndarray] | None:
     """Return `steps` (S) and for each signal an array (layers, S) from the event files of `run`."""
-    series = events.read(run.directory)
+    series = events.read(run.directory, run.result.events)
     logged = [series[tag].steps for tag in series if tag.startswith("activation_variance/")]
     if not logged:
         return None

@@ -27,7 +27,7 @@ def figure(comparison: Comparison) -> Figure | None:
             _draw(axis, setting, looks[setting.line])
         axis.set_title(panel, y=1)
         axis.set(xlabel="epoch", ylabel="validation accuracy")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         axis.set_ylim(0, 1.02)
     style.title(picture, comparison, "Learning curves", style.seeds(comparison, "mean and range"))

@@ -167,7 +167,8 @@ def test_every_alert_on_the_page_is_true(finished_sweep):
     alerts = Cells((finished_sweep / "comparison.html").read_text()).items
     assert len(alerts) == 2
     for alert in alerts:
-        text = re.match(r"zeros, depth=(\d): step (\d+), (\S+): its output is the same number everywhere", alert)
+        text = re.match(r"zeros, depth=(\d): step (\d+), (\S+): all units have the same weights", alert)
         depth, step, layer = int(text[1]), int(text[2]), text[3]
         for series in found["zeros", depth].values():
-            assert dict(series[f"activation_variance/{layer}"])[step] == 0
+            assert dict(series[f"weight_variance/{layer}"])[step] == 0
+            assert step == 0  # what came first, and not what followed from it

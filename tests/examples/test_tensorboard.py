@@ -97,4 +97,6 @@ def test_the_page_of_the_comparison_fits_a_phone(browser, sweep):
         browser._send("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=True)
         assert browser.evaluate("document.documentElement.scrollWidth") <= width
         assert browser.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        # letters of 10 points at 150 dots per inch are 21 dots high in a picture of 8 inches
+        assert browser.evaluate("Math.min(...[...document.images].map(i => i.width / i.naturalWidth * 21))") > 9
     browser._send("Emulation.clearDeviceMetricsOverride")
