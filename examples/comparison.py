@@ -63,8 +63,7 @@ def compare(directories: Iterable[Path], *, baseline: str | None = None, target:
     Raises:
         UsageError: there is nothing to compare, or an argument is impossible.
     """
-    if target is not None and not 0 < target <= 1:
-        raise UsageError(f"target={target} is impossible: an accuracy is a fraction in (0, 1]")
+    check_target(target)
     found = runs_.find(directories)
     keys = [*FIXED, *runs_.differing(found.runs)]
     settings = settings_.group(found.runs, keys)
@@ -75,6 +74,12 @@ def compare(directories: Iterable[Path], *, baseline: str | None = None, target:
     notes = found.notes + remarks.remarks(settings, keys)
     overall = _overall(settings, baseline)
     return Comparison(runs_.table(found.runs), settings, keys, pd.DataFrame(rows), overall, target, baseline, notes)
+
+
+def check_target(target: float | None) -> None:
+    """Raise UsageError for a target that is no accuracy; None is one that is chosen later."""
+    if target is not None and not 0 < target <= 1:
+        raise UsageError(f"target={target} is impossible: an accuracy is a fraction in (0, 1]")
 
 
 def _target(settings: Sequence[Setting]) -> float:

@@ -32,7 +32,7 @@ class Result:
         history: one value per epoch for `epoch`, `step`, `train_loss`, `val_loss`, `val_accuracy`, ...
         layers: the weight layers in depth order.
         profile: `{"first" | "last": {tag prefix: one value per layer}}`, as read from the event file.
-        alerts: what the monitor warned of, kind -> the first warning of that kind.
+        alerts: what the monitor warned of, kind -> the first warning of that kind; earliest first.
         chance: the share of the most frequent class among the validation labels: what guessing reaches.
         measured: what the config's `measure` found in the untouched network.
         events: the event files that the run left, name -> CRC-32 of the content.
@@ -110,9 +110,11 @@ def fingerprint(config: dict[str, object]) -> str:
 
 def _check(result: Result) -> None:
     """Raise TypeError or ValueError for JSON that has our keys and other contents."""
-    kinds = {"initializer": str, "seed": int, "choices": dict, "overrides": list, "config": dict, "history": dict}
+    kinds: dict[str, type] = {"initializer": str, "choices": dict, "overrides": list, "config": dict, "history": dict}
     for name, kind in kinds.items():
         if not isinstance(getattr(result, name), kind):
             raise TypeError(f"its {name} is no {kind.__name__}")
+    if not isinstance(result.seed, int) and result.status != "failed":  # which may be why it failed
+        raise TypeError("its seed is no int")
     if result.status not in get_args(Status):
         raise ValueError(f"its status is {result.status!r}")

@@ -13,6 +13,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from examples import arguments, compare, progress
+from examples.comparison import check_target
 from examples.errors import UsageError
 
 
@@ -28,7 +29,11 @@ class SweepCallback(Callback):
         self.options = {"baseline": baseline, "target": target}
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        """Say where the runs go and how to take up an interrupted sweep."""
+        """Say where the runs go and how to take up an interrupted sweep; refuse a target that the end would refuse."""
+        try:
+            check_target(self.options["target"])
+        except UsageError as error:
+            raise SystemExit(f"error: {error}") from None
         sweep = Path(config.hydra.sweep.dir)
         total, swept = _extent(config)
         progress.plan(sweep, total, swept)
@@ -47,7 +52,11 @@ class SweepCallback(Callback):
 
 
 def _conclude(config: DictConfig, sweep: Path, options: Mapping[str, Any]) -> None:
-    comparison, files = compare.write([sweep], **options)
+    try:
+        comparison, files = compare.write([sweep], **options)
+    except UsageError:  # such as a baseline that no row is called: runs of hours shall not end without a comparison
+        compare.show(*compare.write([sweep]), sweep)
+        raise
     compare.show(comparison, files, sweep)
     if (comparison.runs["status"] == "failed").all():
         errors = {run.result.error for setting in comparison.settings for run in setting.runs}

@@ -130,6 +130,27 @@ def test_a_sweep_in_which_every_run_fails_ends_with_an_error(train, tmp_path):
     assert pd.read_csv(tmp_path / "s/runs.csv")["status"].tolist() == ["failed", "failed"]
 
 
+def test_a_baseline_that_is_not_there_costs_no_comparison(train, tmp_path):
+    with pytest.raises(SystemExit, match=r"^error: unknown baseline 'zero': did you mean zeros") as end:
+        train("-m", "initializer=zeros,eye", "hydra.callbacks.sweep.baseline=zero", f"hydra.sweep.dir={tmp_path / 's'}")
+    assert "\n" not in str(end.value)
+    assert len(pd.read_csv(tmp_path / "s/comparison.csv")) == 2
+
+
+def test_an_impossible_target_is_refused_before_anything_runs(train, tmp_path):
+    with pytest.raises(SystemExit, match=r"^error: target=90 is impossible"):
+        train("-m", "initializer=zeros,eye", "hydra.callbacks.sweep.target=90", f"hydra.sweep.dir={tmp_path / 's'}")
+    assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize("seed", ["0.5", "one", "-1"])
+def test_an_impossible_seed_is_refused_again_when_the_sweep_is_repeated(train, tmp_path, seed):
+    for _ in range(2):
+        train("-m", f"seed={seed},0", f"hydra.sweep.dir={tmp_path / 's'}")
+    assert sorted(pd.read_csv(tmp_path / "s/runs.csv")["status"]) == ["failed", "ok"]
+    assert f"seed={seed} is impossible" in (tmp_path / "s/comparison.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
