@@ -14,6 +14,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.tuner import Tuner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.utils.checkpoint import checkpoint
@@ -360,6 +362,37 @@ def test_compiled_modules_have_the_same_tags_and_values_and_no_more_graphs(tmp_p
     assert set(logged) == set(plain)
     for tag in plain:
         assert logged[tag] == pytest.approx(plain[tag], rel=1e-3, abs=1e-9), tag
+
+
+def raw_events(logger):
+    """The events of the logger's file that carry scalars or a layout: (step, tags)."""
+    (file,) = Path(logger.log_dir).glob("*.tfevents.*")
+    every = (Event.FromString(raw) for raw in RawEventFileLoader(str(file)).Load())
+    return [(event.step, [value.tag for value in event.summary.value]) for event in every]
+
+
+def test_a_step_is_one_event_and_one_call_of_any_other_logger_whatever_the_loggers_interval(tmp_path, monkeypatch):
+    calls, log_metrics = [], CSVLogger.log_metrics
+
+    def counted(self, metrics, step=None):
+        calls.append((step, set(metrics)))
+        return log_metrics(self, metrics, step)
+
+    monkeypatch.setattr(CSVLogger, "log_metrics", counted)
+    tensorboard, monitor = TensorBoardLogger(tmp_path), SignalMonitor()
+    trainer = trainer_for(tmp_path, monitor, logger=[tensorboard, CSVLogger(tmp_path)], log_every_n_steps=50)
+    trainer.fit(Lit(mlp()), loader())
+    tags = set(monitor.last[1])
+    assert len(tags) == 3 + 4 + 3 + 1  # weights, activations, gradients, total
+    points = [(step, set(found)) for step, found in raw_events(tensorboard) if tags & set(found)]
+    assert points == [(step, tags) for step in range(BATCHES)]
+    assert [call for call in calls if tags & call[1]] == points
+
+
+def test_the_layout_is_written_once(tmp_path):
+    logger, monitor = TensorBoardLogger(tmp_path), SignalMonitor()
+    trainer_for(tmp_path, monitor, logger=logger, max_epochs=2).fit(Lit(mlp()), loader())
+    assert sum("custom_scalars__config__" in tags for _, tags in raw_events(logger)) == 1
 
 
 # --- its life -------------------------------------------------------------------------------------------------------

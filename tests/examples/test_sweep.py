@@ -168,7 +168,7 @@ def test_the_documented_command_runs_as_a_process(tmp_path):
 
 
 def test_the_processes_of_ddp_leave_one_run(tmp_path):
-    """Lightning starts the others with the same command line; they join the directory of the first and record nothing."""
+    """Lightning starts the others with the same command line; they join the first and record nothing."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     ddp = ["trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1", "monitor=off"]
     train = [sys.executable, "-m", "examples.train", *TINY, *ddp]
