@@ -1,6 +1,6 @@
 """Named scalars of one step -> one TensorBoard event, in the logger's own event file.
 
-TensorBoard's own way costs 61 us per scalar, much of it a checksum computed in Python, byte by byte. Here the event
+TensorBoard's own way makes an event of each scalar, with a checksum computed in Python, byte by byte. Here the event
 of a set of tags is serialised once; each step writes its numbers into it and corrects the checksum by what the written
 bytes change. CRC-32C allows that because it is linear over bits: what a byte contributes depends on its value and on
 its distance from the end alone (Warren, Hacker's Delight, section 14-1).
