@@ -1,6 +1,6 @@
 """Plain networks of 50 layers, and of 1,000, on Fashion-MNIST: which initializers let them train at all.
 
-    python benchmarks/deep_training.py [--nonlinearities Tanh ...] [--initializers auto ...] [--thousand]
+    python -m benchmarks.deep_training [--nonlinearities Tanh ...] [--initializers auto ...] [--thousand]
 
 Writes benchmarks/results/deep_training.json: validation accuracy after two epochs of SGD with momentum, the same for
 all, without normalization or shortcuts. `--thousand` trains 1,000 tanh layers from `orthogonal` for some hundred steps

@@ -5,20 +5,22 @@ import math
 import pytest
 import torch
 from hydra.utils import get_method, instantiate
-from making import command, composed
+from making import command, composed, made_up, needs_data
 from omegaconf import OmegaConf
 from torch import nn
 
-from examples import fashion_mnist, initializer, models, run
+from examples import initializer, models, run
 from examples.arguments import CONF
 from examples.classifier import Classifier
-from examples.data import DEFAULT_ROOT, digits
+from examples.comparison import compare
+from examples.data import digits
 from examples.published import (
     claims,
     glorot2010,
     hayou2019,
     he2015,
     nielsen,
+    pretraining,
     probing,
     saxe2013,
     schoenholz2017,
@@ -33,7 +35,9 @@ SMALLEST = {
     "glorot2010": ["seed=0", "initializer=uniform_rule"],
     "hayou2019": ["seed=0", "model.depth=2"],
     "he2015": ["seed=0", "model.depth=22", "initializer=he_normal"],
+    "he2015_convolutions": ["seed=0", "model.depth=22", "initializer=he_normal"],
     "nielsen": ["seed=0", "model.depth=1,3", "initializer=lecun_normal"],
+    "pretraining": ["seed=0", "initializer=uniform_rule,published/pretrained_dae"],
     "saxe2013": ["seed=0", "model.depth=1,3", "initializer=orthogonal"],
     "schoenholz2017": ["seed=0", "model.depth=2", "initializer.sigma_w=1.0"],
     "selu": ["seed=0", "model.depth=8", "initializer=published/selu_1"],
@@ -42,14 +46,11 @@ CLAIMS = {
     "glorot2010": glorot2010.CLAIMS,
     "hayou2019": hayou2019.TRAINED,
     "he2015": he2015.CLAIMS,
+    "he2015_convolutions": he2015.CONVOLUTIONS,
     "nielsen": nielsen.CLAIMS,
     "selu": selu._claims(),
     "udacity": udacity.CLAIMS,
 }
-needs_data = pytest.mark.skipif(
-    not fashion_mnist.FOLDER.is_dir() and not (DEFAULT_ROOT / "FashionMNIST").is_dir(),
-    reason="needs Fashion-MNIST: Debian's dataset-fashion-mnist, or downloaded once",
-)
 
 
 @pytest.mark.parametrize("name", SMALLEST)
@@ -174,11 +175,31 @@ def test_an_open_range_is_written_in_words():
     assert Claim("a", "q", "-", 20, math.inf, "{:.0f}").expected() == "20 or more"
 
 
+def test_the_gain_of_pretraining_is_the_least_over_pairs_of_one_seed(tmp_path):
+    curves = {
+        ("uniform_rule", 0): [0.1, 0.6],
+        ("uniform_rule", 1): [0.3, 0.2],
+        ("RBMs", 0): [0.5, 0.7],
+        ("RBMs", 1): [0.6, 0.9],
+        ("RBMs", 2): [0.0, 0.0],  # has no partner
+    }
+    for (name, seed), accuracy in curves.items():
+        made_up(tmp_path / f"{name}{seed}", initializer=name, seed=seed, accuracy=accuracy)
+    pairs = pretraining.measured(compare([tmp_path]))
+    assert [(claim.setting, claim.quantity) for claim, _ in pairs] == [
+        ("RBMs", "least gain in accuracy over uniform_rule, after epoch 1"),
+        ("RBMs", "least gain in accuracy over uniform_rule, at the end"),
+    ]
+    assert [got for _, got in pairs] == pytest.approx([0.3, 0.1])
+
+
 def swept(name):
     """Key -> the values that the experiment sweeps, as text; initializers as a dict from label to option."""
     params = OmegaConf.load(CONF / f"experiment/{name}.yaml").hydra.sweeper.params
     values = {key: str(value).split(",") for key, value in OmegaConf.to_container(params).items() if key != "seed"}
-    named = {initializer.label(composed(f"initializer={one}").initializer): one for one in values["initializer"]}
+    named = {
+        initializer.label(composed(f"initializer={one}").initializer): one for one in values.get("initializer", [])
+    }
     return {**values, "initializer": named}
 
 
@@ -191,6 +212,15 @@ def test_every_claim_is_about_runs_that_the_experiment_makes(name):
             assert value in values[key], f"{claim.setting}: {key}={value} is not swept"
     about = [(claim.setting, claim.quantity) for claim in CLAIMS[name]]
     assert len(set(about)) == len(about)
+
+
+def test_what_is_claimed_by_key_is_swept_too():
+    assert swept("pretraining")["initializer"].keys() == pretraining.PRETRAINED.keys() | pretraining.RANDOM.keys()
+    found = swept("saxe2013")
+    assert found["initializer"].keys() == saxe2013.EXPECTED.keys()
+    assert [int(depth) + 1 for depth in found["model.depth"]] == list(saxe2013.LAYERS)
+    sigmas = map(float, swept("schoenholz2017")["initializer.sigma_w"])
+    assert [sigma**2 for sigma in sigmas] == pytest.approx(list(schoenholz2017.PUBLISHED), rel=1e-3)
 
 
 @needs_data
