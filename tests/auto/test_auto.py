@@ -1,9 +1,7 @@
 """`auto`: what it sees in a model, what it chooses, and what signals do in networks that it initialized."""
 
-import doctest
 import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -254,11 +252,6 @@ def test_a_correction_sets_the_planned_variances():
     assert variances == pytest.approx([variances[0]] * 7, rel=0.02)
     assert variances[0] == pytest.approx(planned, rel=0.2)
     assert "Auto: output variance" in why(report, "14.weight")
-
-
-def test_the_documentation_is_true():
-    page = Path(__file__).parents[2] / "docs" / "auto.md"
-    assert doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS).failed == 0
 
 
 class Functional(nn.Module):
