@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import logging.config
+import re
 
 import lightning as pl
 import pytest
@@ -19,6 +20,7 @@ from examples.arguments import CONF, PLUGINS
 from examples.errors import UsageError
 from lightning_init import SignalMonitor, initializers
 
+ROOT = CONF.parent
 SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
 
@@ -138,6 +140,14 @@ def test_every_experiment_is_composed_and_sweeps(name):
     if config.report:
         module, _, function = config.report.rpartition(".")
         assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("group", ["model", "data", "optimizer", "trainer", "monitor", "experiment"])
+def test_the_page_about_the_examples_names_every_option(group):
+    (row,) = (
+        line for line in (ROOT / "docs" / "examples.md").read_text().splitlines() if line.startswith(f"| `{group}`")
+    )
+    assert set(options(group)) <= set(re.findall(r"`(\w+)`", row))
 
 
 @pytest.mark.parametrize(("group", "name"), PLUGINS)
