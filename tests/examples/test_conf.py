@@ -161,6 +161,12 @@ def test_launchers_and_sweepers_are_those_of_the_plugins(group, name):
     assert get_class(config.hydra[group.partition("/")[2]]._target_)
 
 
+def test_jobs_stay_in_the_directory_from_which_they_are_started():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=[], return_hydra_config=True)
+    assert not config.hydra.job.chdir
+
+
 @pytest.mark.parametrize("group", ["job_logging", "hydra_logging"])
 def test_logging_is_calm(group, tmp_path):
     raw = OmegaConf.to_container(OmegaConf.load(CONF / f"hydra/{group}/calm.yaml"))
