@@ -48,6 +48,18 @@ def test_deep_chains_keep_signals_both_ways(name, depth):
     assert abs(backward) < 1.0
 
 
+def test_without_pairs_relu_scatters_by_the_root_of_five_times_depth_over_width():
+    """The standard deviation of the logarithm, over networks; docs/auto.md says so."""
+    depth, width, networks = 10, 100, 400
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(networks, width, 1, generator=generator)
+    start = x.square().mean((1, 2))
+    for _ in range(depth):
+        x = torch.randn(networks, width, width, generator=generator) * math.sqrt(2 / width) @ x.relu()
+    scatter = (x.square().mean((1, 2)) / start).log().std().item()
+    assert scatter == pytest.approx(math.sqrt(5 * depth / width), rel=4 / math.sqrt(2 * networks))
+
+
 def test_the_bounds_would_not_hold_without_pairs_or_isometries():
     x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
     for name in ("GELU", "Softplus", "Sigmoid"):
