@@ -7,6 +7,7 @@ that is installed. Either way torchvision's own class verifies the checksums and
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -104,7 +105,11 @@ class ImageData(pl.LightningDataModule):
     def _loader(self, data: TensorDataset, batch_size: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = IndexBatches(len(data), batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world)
-        return DataLoader(data, sampler=batches, batch_size=None, num_workers=self.num_workers if shuffle else 0)
+        workers = self.num_workers if shuffle else 0
+        # In a process of Hydra's joblib launcher, the usual way to start workers is joblib's, which cannot pickle them.
+        by_joblib = workers > 0 and multiprocessing.get_start_method() == "loky"
+        context = "fork" if by_joblib else None
+        return DataLoader(data, sampler=batches, batch_size=None, num_workers=workers, multiprocessing_context=context)
 
 
 def _shrunk(images: Images, factor: int) -> Images:

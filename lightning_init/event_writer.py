@@ -1,6 +1,6 @@
 """Named scalars of one step -> one TensorBoard event, in the logger's own event file.
 
-TensorBoard's own way costs 61 us per scalar, much of it a checksum computed in Python, byte by byte. Here the event
+TensorBoard's own way makes an event of each scalar, with a checksum computed in Python, byte by byte. Here the event
 of a set of tags is serialised once; each step writes its numbers into it and corrects the checksum by what the written
 bytes change. CRC-32C allows that because it is linear over bits: what a byte contributes depends on its value and on
 its distance from the end alone (Warren, Hacker's Delight, section 14-1).
@@ -60,15 +60,15 @@ class EventWriter:
             template = Template(self._prefix + tag for tag in tags)
             self._templates = {**dict(recent), tags: template}
         point = Point(step, np.fromiter(scalars.values(), np.float64, len(tags)), time.time())
-        # reopens the file that `close` closed
-        file_writer = self._summary_writer._get_file_writer()  # type: ignore[no-untyped-call]  # noqa: SLF001
+        # reopens the file that `close` closed; there is no public name for it
+        file_writer = self._summary_writer._get_file_writer()  # type: ignore[no-untyped-call]  # noqa: SLF001 (above)
         events = file_writer.event_writer
         outbox = getattr(events, "_async_writer", None)
         if not isinstance(outbox, Outbox):
             if not hasattr(getattr(outbox, "_writer", None), "_writer"):  # any other kind of writer
                 file_writer.add_event(Event.FromString(template.records([point])[12:-4]))
                 return
-            outbox = events._async_writer = Outbox(outbox)  # noqa: SLF001
+            outbox = events._async_writer = Outbox(outbox)  # noqa: SLF001 (see Outbox)
         outbox.post(template, point)
 
     def write_layout(self, title: str, tags: Iterable[str]) -> None:
@@ -179,8 +179,8 @@ class Outbox:
         self._lock = threading.RLock()
         self._held: list[tuple[Template, Point]] = []
         self._values = 0
-        records = queue._writer  # noqa: SLF001
-        records.write = _WriteFinished(records.write, records._writer)  # noqa: SLF001
+        records = queue._writer  # noqa: SLF001 (said above)
+        records.write = _WriteFinished(records.write, records._writer)  # noqa: SLF001 (said above)
 
     def post(self, template: Template, point: Point) -> None:
         """Hold `point` back, `_PATIENCE` seconds after the first or at `_MOST` values send on all."""

@@ -126,7 +126,7 @@ def _conventional(function: Elementwise) -> float | None:
     if function.name not in ("linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"):
         return None
     slope = function.settings.get("negative_slope")
-    return float(torch.nn.init.calculate_gain(function.name, slope))  # type: ignore[arg-type]
+    return float(torch.nn.init.calculate_gain(function.name, slope))  # type: ignore[arg-type]  # one of the names above
 
 
 def _exact(function: Elementwise) -> Gains:

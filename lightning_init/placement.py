@@ -94,7 +94,8 @@ class Place:
     def snapshot(self) -> Callable[[], None]:
         """Return a function that puts back what is there now."""
         modules = list(self._modules())
-        held = [(store, dict(store)) for module in modules for store in (vars(module), module._buffers)]  # noqa: SLF001
+        stores = [store for module in modules for store in (vars(module), module._buffers)]  # noqa: SLF001 (kept themselves)
+        held = [(store, dict(store)) for store in stores]
         tensors = (*self.stored.values(), *(buffer for module in modules for buffer in module.buffers(recurse=False)))
         copies = [(tensor, tensor.data, tensor.detach().clone()) for tensor in tensors]
 
@@ -212,7 +213,7 @@ def _hooks(module: nn.Module) -> dict[str, Any]:
     return {getattr(hook, "_tensor_name", None) or hook.name: hook for hook in ours}
 
 
-def _hook(module: nn.Module, leaf: str) -> Any:  # noqa: ANN401
+def _hook(module: nn.Module, leaf: str) -> Any:  # noqa: ANN401 (untyped in torch)
     return _hooks(module)[leaf]
 
 
@@ -229,8 +230,9 @@ def _places_of(module_name: str, module: nn.Module) -> Iterator[Place]:
     hidden: set[str] = set()
     for leaf, hook in _hooks(module).items():
         kind, suffixes = next(value for base, value in _HOOKED.items() if isinstance(hook, base))
-        stored = {f"{leaf}{suffix}": module._parameters.get(f"{leaf}{suffix}") for suffix in suffixes}  # noqa: SLF001
-        if not stored.keys() <= module._parameters.keys():  # noqa: SLF001
+        parameters = module._parameters  # noqa: SLF001 (with those that are None, which the public view leaves out)
+        stored = {f"{leaf}{suffix}": parameters.get(f"{leaf}{suffix}") for suffix in suffixes}
+        if not stored.keys() <= parameters.keys():
             raise NotImplementedError(
                 f"{join(module_name, leaf)} is computed by hooks around hooks; use torch.nn.utils.parametrizations"
             )

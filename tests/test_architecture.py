@@ -1,6 +1,7 @@
 """Imports run one way; only the callbacks know Lightning; nothing in the package knows Hydra (DESIGN, section 4)."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -80,3 +81,25 @@ def test_only_the_callbacks_import_lightning_and_nothing_imports_hydra(path):
     assert not roots & {"hydra", "omegaconf"}
     if part(path) != "callbacks":
         assert not roots & {"lightning", "pytorch_lightning"}
+
+
+SUPPRESSIONS = [
+    (r"# noqa(?!: [A-Z]+\d+(, [A-Z]+\d+)* +[(\w-])", "a code and a reason"),
+    (
+        r"# type: ?ignore(?!\[(no-untyped-call|import-untyped)\]|\[[a-z-]+\] +# )",
+        "a code and, unless torch is untyped, a reason",
+    ),
+]
+
+
+@pytest.mark.parametrize(("pattern", "wanted"), SUPPRESSIONS, ids=["noqa", "type"])
+def test_what_is_suppressed_has_a_reason_beside_it(pattern, wanted):
+    folders = (PACKAGE, PACKAGE.parent / "examples", PACKAGE.parent / "benchmarks", PACKAGE.parent / "tests")
+    lines = [
+        f"{path.name}:{number}: {line.strip()}"
+        for folder in folders
+        for path in folder.rglob("*.py")
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if re.search(pattern, line) and path != Path(__file__)
+    ]
+    assert lines == [], f"wants {wanted}"

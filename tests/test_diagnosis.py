@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torchvision.models import get_model
 
 from examples import diagnose as example
@@ -226,7 +226,7 @@ def test_batches_of_every_form():
             return {"logits": self.net(x) * scale}
 
     x, y = batch(), torch.zeros(32, dtype=torch.long)
-    loss = lambda output, target: F.cross_entropy(output["logits"], target)  # noqa: E731
+    loss = lambda output, target: F.cross_entropy(output["logits"], target)
     for form in ((x, y), [x, y], {"x": x, "labels": y}):
         found = diagnose(Two(), form, loss)
         assert found.profile.loss is not None

@@ -24,7 +24,7 @@ def stock(tags, values, step, wall_time):
     return Event(wall_time=wall_time, step=step, summary=summary)
 
 
-@pytest.mark.parametrize("count", [1, 2, 17, 400])
+@pytest.mark.parametrize("count", [1, 2, 17, 400, 12_345])
 def test_a_record_equals_what_protobuf_and_crc_give(count):
     tags = [f"weight_variance/layer.{i}" * (1 + i % 3) for i in range(count)]
     template = Template(tags)

@@ -61,7 +61,7 @@ def test_linear(n_in, n_out):
 def test_bilinear(n_1, n_2, n_out):
     module = nn.Bilinear(n_1, n_2, n_out, bias=False)
     found = of(module)
-    first = lambda: torch.randn(128, n_1)  # noqa: E731
+    first = lambda: torch.randn(128, n_1)
 
     class Fed(nn.Module):
         weight = module.weight
@@ -108,6 +108,18 @@ def test_convolution_forward(case):
     assert variance == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    "module",
+    [nn.Conv2d(30, 30, 3, groups=30, bias=False), nn.ConvTranspose2d(30, 30, 4, stride=2, groups=30, bias=False)],
+    ids=str,
+)
+def test_depthwise(module):
+    crop = (lambda y: crop_edges(module, y)) if isinstance(module, nn.ConvTranspose2d) else (lambda y: y)
+    make_input = lambda: torch.randn(2, 30, 12, 12)
+    assert forward_variance(module, "weight", of(module), make_input, crop) == pytest.approx(1, abs=0.05)
+    assert of(module).fans == (Fans(9, 9) if isinstance(module, nn.Conv2d) else Fans(4, 16))
+
+
 @several
 @given(convolutions(CONV))
 def test_convolution_backward_ignores_the_stride(case):
@@ -127,7 +139,7 @@ def test_convolution_backward_ignores_the_stride(case):
 @given(convolutions(CONV_TRANSPOSE))
 def test_transposed_convolution(case):
     module, n_in = case
-    make_input = lambda: torch.randn(2, n_in, *SIZES[len(module.kernel_size)])  # noqa: E731
+    make_input = lambda: torch.randn(2, n_in, *SIZES[len(module.kernel_size)])
     forward = forward_variance(module, "weight", of(module), make_input, lambda y: crop_edges(module, y))
     assert forward == pytest.approx(1, abs=0.05)
     assert backward_variance(module, "weight", of(module), make_input) == pytest.approx(1, abs=0.05)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -246,7 +246,7 @@ def test_a_subclass_is_recognised_unless_it_computes_something_else() -> None:
         pass
 
     class Squared(nn.ReLU):
-        def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch calls it so)
             return super().forward(input) ** 2
 
     assert gain(Renamed()) == 5 / 3

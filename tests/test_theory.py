@@ -190,7 +190,7 @@ def test_the_edge_of_chaos_is_where_gradients_are_kept(name: str, sigma_b: float
     try:
         edge = edge_of_chaos(name, sigma_b=sigma_b)
     except ValueError as error:
-        assert (name, sigma_b) in {("gelu", 0.1), ("silu", 0.1)}, error  # noqa: PT017
+        assert (name, sigma_b) in {("gelu", 0.1), ("silu", 0.1)}, error  # noqa: PT017 (the parameters say where it is expected)
         return
     points = variance_fixed_points(name, sigma_w=edge.sigma_w, sigma_b=sigma_b)
     point = min(points, key=lambda point: abs(point.q - edge.q))

@@ -114,7 +114,7 @@ def _in_block(name: str, module: nn.Module) -> Iterator[Found]:
     """Yield the layers inside one of torch's transformer layers, whose forward is not followed."""
     if not keeps_forward(module, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)):
         return
-    activation: Nonlinearity = module.activation  # type: ignore[assignment]
+    activation: Nonlinearity = module.activation  # type: ignore[assignment]  # a submodule or tensor, to mypy
     activation = recognise(activation) or activation
     for inner, part in module.named_modules():
         if inner in ("linear1", "linear2") or inner.endswith("attn.out_proj"):

@@ -261,7 +261,7 @@ class SignalMonitor(Callback):
     def _expect(self, trainer: Trainer, pl_module: LightningModule, batch: object) -> None:
         """Take over what was planned for the untouched network, and have theory follow the forward that comes."""
         dummy = any(is_a(one, "DummyLogger") for one in trainer.loggers)
-        rehearsal = dummy and not trainer.fast_dev_run  # type: ignore[attr-defined] # of a tuner
+        rehearsal = dummy and not trainer.fast_dev_run  # type: ignore[attr-defined]  # of a tuner; set by a connector
         report = None if rehearsal else vars(pl_module).pop(PLANNED, None)
         if report is None or self._directory is None or self._probe is None:
             return
@@ -378,7 +378,7 @@ def step_index(trainer: Trainer) -> int:
 
     Lightning has no public name for it; its own LearningRateMonitor reads it in the same way.
     """
-    return trainer.fit_loop.epoch_loop._batches_that_stepped  # noqa: SLF001
+    return trainer.fit_loop.epoch_loop._batches_that_stepped  # noqa: SLF001 (said above)
 
 
 def _parameters(optimizer: torch.optim.Optimizer, trainer: Trainer) -> set[nn.Parameter] | None:

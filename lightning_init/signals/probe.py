@@ -155,11 +155,6 @@ class Probe:
         """Whether each rank measures its own part of the parameters."""
         return self._shards.divided
 
-    @property
-    def running(self) -> bool:
-        """Whether forwards count at the moment."""
-        return self._switch.on
-
     def open(self, *, histograms: bool = False) -> None:
         """Begin a point: forget what was measured and not read, and run.
 

@@ -107,9 +107,9 @@ def _flat_ranks(model: nn.Module) -> dict[nn.Parameter, Piece]:
     """
     found: dict[nn.Parameter, Piece] = {}
     for module in model.modules():
-        handle = module._handle if isinstance(module, FullyShardedDataParallel) else None  # noqa: SLF001
+        handle = module._handle if isinstance(module, FullyShardedDataParallel) else None  # noqa: SLF001 (said above)
         if handle is not None:
             piece = (handle.rank,) if handle.uses_sharded_strategy else ()
             flat = handle.flat_param
-            found |= dict.fromkeys([flat, *(flat._params or []), *(flat._shared_params or [])], piece)  # noqa: SLF001
+            found |= dict.fromkeys([flat, *(flat._params or []), *(flat._shared_params or [])], piece)  # noqa: SLF001 (same)
     return found

@@ -25,7 +25,7 @@ class _ValueScaled(XavierUniform):
 
     factor: float = 1.0
 
-    def target_std(self, shape: Shape, fans: Fans | None) -> None:  # type: ignore[override]
+    def target_std(self, shape: Shape, fans: Fans | None) -> None:  # type: ignore[override]  # Xavier has one
         """Return None: the blocks differ."""
 
     def _fill_blocks(self, values: Tensor, layout: Layout | None, generator: torch.Generator | None) -> None:

@@ -231,5 +231,5 @@ def _has(module: nn.Module, name: str) -> bool:
 
 
 def _activation(module: nn.Module) -> Nonlinearity:
-    activation: Nonlinearity = module.activation  # type: ignore[assignment]
+    activation: Nonlinearity = module.activation  # type: ignore[assignment]  # a submodule or tensor, to mypy
     return recognise(activation) or activation

@@ -86,7 +86,7 @@ class _Tracer(fx.Tracer):
         except fx.proxy.TraceError:
             if not self._guess:
                 raise
-            return iter((obj[0],))  # type: ignore[index]
+            return iter((obj[0],))  # type: ignore[index]  # Proxy defines it at run time
 
 
 def record(model: nn.Module, batch: object, is_leaf: IsLeaf) -> fx.Graph:

@@ -49,7 +49,7 @@ def operation(node: fx.Node) -> str:
         return str(node.args[1])
     target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     if target == "__get__":  # x.T, as a torch function
-        target = node.target.__self__.__name__  # type: ignore[union-attr]
+        target = node.target.__self__.__name__  # type: ignore[union-attr]  # no str: a slot of Tensor
     name = target.strip("_")
     return _ALIASES.get(name, name)
 
@@ -165,12 +165,12 @@ def _compile(nodes: Sequence[fx.Node], slots: dict[fx.Node, int]) -> Pointwise:
 
     steps = []
     for node in nodes:
-        target = getattr(Tensor, node.target) if node.op == "call_method" else node.target  # type: ignore[arg-type]
+        target = getattr(Tensor, node.target) if node.op == "call_method" else node.target  # type: ignore[arg-type]  # a str there
         args = tuple(fill(argument) for argument in node.args)
         kwargs = {key: fill(value) for key, value in node.kwargs.items()}
         steps.append((target, args, kwargs))
         shown[slots[node]] = f"{operation(node)}({', '.join(map(show, args))})"
-    return Pointwise(tuple(steps), shown[slots[nodes[-1]]])  # type: ignore[arg-type]
+    return Pointwise(tuple(steps), shown[slots[nodes[-1]]])  # type: ignore[arg-type]  # not a str any more
 
 
 def _brief(value: object) -> str:

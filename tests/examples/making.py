@@ -3,14 +3,20 @@
 import sys
 from pathlib import Path
 
+import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from examples import train
+from examples import fashion_mnist, train
 from examples.arguments import CONF
+from examples.data import DEFAULT_ROOT
 from examples.result import Result
 
+needs_data = pytest.mark.skipif(
+    not fashion_mnist.FOLDER.is_dir() and not (DEFAULT_ROOT / "FashionMNIST").is_dir(),
+    reason="needs Fashion-MNIST: Debian's dataset-fashion-mnist, or downloaded once",
+)
 TINY = [
     "model.width=8",
     "model.depth=2",

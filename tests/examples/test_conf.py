@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import logging.config
+import re
 
 import lightning as pl
 import pytest
@@ -19,6 +20,7 @@ from examples.arguments import CONF, PLUGINS
 from examples.errors import UsageError
 from lightning_init import SignalMonitor, initializers
 
+ROOT = CONF.parent
 SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
 
@@ -140,6 +142,14 @@ def test_every_experiment_is_composed_and_sweeps(name):
         assert callable(getattr(importlib.import_module(module), function))
 
 
+@pytest.mark.parametrize("group", ["model", "data", "optimizer", "trainer", "monitor", "experiment"])
+def test_the_page_about_the_examples_names_every_option(group):
+    (row,) = (
+        line for line in (ROOT / "docs" / "examples.md").read_text().splitlines() if line.startswith(f"| `{group}`")
+    )
+    assert set(options(group)) <= set(re.findall(r"`(\w+)`", row))
+
+
 @pytest.mark.parametrize(("group", "name"), PLUGINS)
 def test_launchers_and_sweepers_are_those_of_the_plugins(group, name):
     found = importlib.util.find_spec("hydra_plugins")
@@ -149,6 +159,12 @@ def test_launchers_and_sweepers_are_those_of_the_plugins(group, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=[f"{group}={name}"], return_hydra_config=True)
     assert get_class(config.hydra[group.partition("/")[2]]._target_)
+
+
+def test_jobs_stay_in_the_directory_from_which_they_are_started():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=[], return_hydra_config=True)
+    assert not config.hydra.job.chdir
 
 
 @pytest.mark.parametrize("group", ["job_logging", "hydra_logging"])

@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -129,3 +130,13 @@ def _install(root: Path) -> int:
 
 def _no_network(*args, **kwargs):
     raise OSError("no network in tests")
+
+
+def test_processes_of_joblib_can_have_workers():
+    """Hydra's joblib launcher starts such processes."""
+
+    def samples(module):
+        return sum(len(labels) for _, labels in module.train_dataloader())
+
+    module = data.digits(seed=0, batch_size=900, validation=0.2, num_workers=1)
+    assert joblib.Parallel(n_jobs=2)(joblib.delayed(samples)(module) for _ in range(2)) == [len(module.train)] * 2

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from examples import data
 
 LAYERS = {2: ["linear1", "linear2", "head"], 3: ["linear1", "linear2", "linear3", "head"]}
+ROOT = Path(__file__).parents[2]
 TARGET, BASELINE = 0.2, "zeros"
 
 
@@ -172,3 +174,13 @@ def test_every_alert_on_the_page_is_true(finished_sweep):
         for series in found["zeros", depth].values():
             assert dict(series[f"weight_variance/{layer}"])[step] == 0
             assert step == 0  # what came first, and not what followed from it
+
+
+def test_the_files_of_a_sweep_are_those_that_the_documentation_names(finished_sweep):
+    page = (ROOT / "docs" / "examples.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \|", page[page.index("## The comparison") :], re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
+    files = [file for name in named for file in ([name] if "." in name else [f"{name}.png", f"{name}.svg"])]
+    assert len(files) > 15
+    assert [file for file in files if not (finished_sweep / file).is_file()] == []
+    assert {path.name for path in finished_sweep.iterdir() if path.suffix in (".csv", ".png")} <= set(files)

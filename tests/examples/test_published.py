@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
-from making import command, made_up
+from hydra.utils import get_method, instantiate
+from making import command, composed, made_up, needs_data
+from omegaconf import OmegaConf
 from torch import nn
 
-from examples import models
+from examples import initializer, models, run
+from examples.arguments import CONF
 from examples.classifier import Classifier
 from examples.comparison import compare
 from examples.data import digits
@@ -15,12 +18,14 @@ from examples.published import (
     claims,
     glorot2010,
     hayou2019,
+    he2015,
     nielsen,
     pretraining,
     probing,
     saxe2013,
     schoenholz2017,
     selu,
+    udacity,
 )
 from examples.published.claims import Claim
 from lightning_init import initialize
@@ -36,6 +41,15 @@ SMALLEST = {
     "saxe2013": ["seed=0", "model.depth=1,3", "initializer=orthogonal"],
     "schoenholz2017": ["seed=0", "model.depth=2", "initializer.sigma_w=1.0"],
     "selu": ["seed=0", "model.depth=8", "initializer=published/selu_1"],
+}
+CLAIMS = {
+    "glorot2010": glorot2010.CLAIMS,
+    "hayou2019": hayou2019.TRAINED,
+    "he2015": he2015.CLAIMS,
+    "he2015_convolutions": he2015.CONVOLUTIONS,
+    "nielsen": nielsen.CLAIMS,
+    "selu": selu._claims(),
+    "udacity": udacity.CLAIMS,
 }
 
 
@@ -177,3 +191,71 @@ def test_the_gain_of_pretraining_is_the_least_over_pairs_of_one_seed(tmp_path):
         ("RBMs", "least gain in accuracy over uniform_rule, at the end"),
     ]
     assert [got for _, got in pairs] == pytest.approx([0.3, 0.1])
+
+
+def swept(name):
+    """Key -> the values that the experiment sweeps, as text; initializers as a dict from label to option."""
+    params = OmegaConf.load(CONF / f"experiment/{name}.yaml").hydra.sweeper.params
+    values = {key: str(value).split(",") for key, value in OmegaConf.to_container(params).items() if key != "seed"}
+    named = {
+        initializer.label(composed(f"initializer={one}").initializer): one for one in values.get("initializer", [])
+    }
+    return {**values, "initializer": named}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_claim_is_about_runs_that_the_experiment_makes(name):
+    values = swept(name)
+    for claim in CLAIMS[name]:
+        assert claim.low < claim.high
+        for key, value in claim.where or [("initializer", claim.setting)]:
+            assert value in values[key], f"{claim.setting}: {key}={value} is not swept"
+    about = [(claim.setting, claim.quantity) for claim in CLAIMS[name]]
+    assert len(set(about)) == len(about)
+
+
+def test_what_is_claimed_by_key_is_swept_too():
+    assert swept("pretraining")["initializer"].keys() == pretraining.PRETRAINED.keys() | pretraining.RANDOM.keys()
+    found = swept("saxe2013")
+    assert found["initializer"].keys() == saxe2013.EXPECTED.keys()
+    assert [int(depth) + 1 for depth in found["model.depth"]] == list(saxe2013.LAYERS)
+    sigmas = map(float, swept("schoenholz2017")["initializer.sigma_w"])
+    assert [sigma**2 for sigma in sigmas] == pytest.approx(list(schoenholz2017.PUBLISHED), rel=1e-3)
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["glorot2010", "hayou2019", "nielsen", "selu"])
+def test_untouched_networks_have_the_published_figures(name):
+    """What needs no training is measured on the real images, at the real size, from one seed."""
+    checked = 0
+    for label, option in swept(name)["initializer"].items():
+        about = [claim for claim in CLAIMS[name] if (dict(claim.where).get("initializer") or claim.setting) == label]
+        about = [claim for claim in about if claim.metric != "val_accuracy"]
+        if not about:
+            continue
+        config = composed(f"experiment={name}", f"initializer={option}")
+        if "model.depth" in dict(about[0].where):
+            config.model.depth = int(dict(about[0].where)["model.depth"])
+        data = instantiate(config.data, seed=0)
+        classifier = run._classifier(config, data)
+        initialize(classifier, initializer.build(config.initializer), bias=config.init.bias, seed=0)
+        found = get_method(config.measure)(classifier, data)
+        assert [(c.setting, c.quantity, found[c.metric]) for c in about if not c.holds(found[c.metric])] == []
+        checked += len(about)
+    assert checked == {"glorot2010": 10, "hayou2019": 1, "nielsen": 1, "selu": 9}[name]
+
+
+def test_deep_linear_networks_learn_as_fast_as_shallow_ones_from_orthogonal_weights_only():
+    """Saxe et al. 2013, section 3: on whitened inputs; Gaussian weights lose more the deeper the network is."""
+
+    def steps(name, layers):
+        data = Data()
+        data.train = digits(seed=0, batch_size=10, validation=0.2, shrink=2).train
+        torch.manual_seed(0)
+        net = models.mlp((1, 4, 4), 10, width=16, depth=layers - 1, nonlinearity="identity")
+        initialize(net, name, seed=0)
+        (found,) = saxe2013.measure(Classifier(net, torch.optim.SGD, 10), data).values()
+        return found
+
+    assert steps("orthogonal", 16) <= 2 * steps("orthogonal", 2) <= 60
+    assert steps("lecun_normal", 8) > 10 * steps("lecun_normal", 2)

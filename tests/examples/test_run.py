@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from making import tiny
+from making import composed, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import nn
@@ -127,6 +127,18 @@ def test_a_diverged_run_ends_early_and_says_so(tmp_path):
     assert result.status == "diverged"
     assert len(result.history["train_loss"]) < 5
     assert not math.isfinite(result.last("train_loss"))
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("he_normal", 0.96, 0.98), ("xavier_uniform", 0.96, 0.98), ("zeros", 0.09, 0.11), ("ones", 0.09, 0.11)],
+)
+def test_the_demo_ends_where_the_readme_says(tmp_path, name, low, high):
+    """About 97 %, and the 10 % of guessing."""
+    config = composed("experiment=demo", f"initializer={name}", "trainer.accelerator=cpu", "monitor=off")
+    result = run.start(config, CHOICES, [])
+    run.execute(config, result, tmp_path, in_sweep=True)
+    assert low <= result.last("val_accuracy") <= high
 
 
 @pytest.mark.parametrize("seed", ["-1", "1.5", "true", "null", "x"])

@@ -205,3 +205,18 @@ def test_the_documented_command_runs_as_a_process(tmp_path):
     done = subprocess.run(again, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert (tmp_path / "multirun/comparison.md").exists()
     assert done.stderr == ""
+
+
+def test_the_processes_of_ddp_leave_one_run(tmp_path):
+    """Lightning starts the others with the same command line; they join the first and record nothing."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    ddp = ["trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1", "monitor=off"]
+    train = [sys.executable, "-m", "examples.train", *TINY, *ddp]
+    subprocess.run(train, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    (result,) = tmp_path.rglob("result.json")
+    (directory,) = tmp_path.glob("outputs/*/*")
+    assert result.parent == directory
+    recorded = json.loads(result.read_text())
+    assert recorded["status"] == "ok"
+    assert recorded["history"]["step"] == [2]  # 64 samples in batches of 32, which the two processes share
+    assert {path.parent for path in tmp_path.rglob("events.out.tfevents.*")} == {directory}

@@ -1,21 +1,13 @@
 """The published experiment on real Fashion-MNIST, reduced to one seed of two settings; and the table it prints."""
 
-import pandas as pd
 import pytest
-from making import command, made_up
+from making import command, made_up, needs_data
 
-from examples import fashion_mnist
 from examples.comparison import compare
-from examples.data import DEFAULT_ROOT
 from examples.published import __main__ as collecting
 from examples.published import udacity
 from examples.published.claims import Claim, table
 from examples.result import Result
-
-needs_data = pytest.mark.skipif(
-    not fashion_mnist.FOLDER.is_dir() and not (DEFAULT_ROOT / "FashionMNIST").is_dir(),
-    reason="needs Fashion-MNIST: Debian's dataset-fashion-mnist, or downloaded once",
-)
 
 
 @needs_data
@@ -58,8 +50,3 @@ def test_sections_are_collected_and_replaced(tmp_path):
     assert "old" not in lines
     with pytest.raises(SystemExit, match="does not exist"):
         collecting.main([str(document), str(tmp_path / "nowhere")])
-
-
-def test_every_claim_is_about_a_setting_of_the_experiment():
-    assert pd.DataFrame(udacity.CLAIMS).duplicated(["setting", "quantity"]).sum() == 0
-    assert all(claim.low < claim.high for claim in udacity.CLAIMS)

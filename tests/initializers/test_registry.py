@@ -91,7 +91,7 @@ def test_round_trips(initializer):
     assert pickle.loads(pickle.dumps(initializer)) == initializer
     assert copy.deepcopy(initializer) == initializer
     assert hash(copy.deepcopy(initializer)) == hash(initializer)
-    assert eval(repr(initializer), {**vars(initializers), type(initializer).__name__: type(initializer)}) == initializer  # noqa: S307
+    assert eval(repr(initializer), {**vars(initializers), type(initializer).__name__: type(initializer)}) == initializer  # noqa: S307 (our own repr)
     assert {initializer: 1}[initializer] == 1
 
 

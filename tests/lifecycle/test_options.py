@@ -210,6 +210,8 @@ def test_on_a_gpu_all_ways_to_build_get_a_finite_start_and_train(tmp_path, preci
 @pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
 def test_strategies_themselves_on_a_gpu(tmp_path, strategy):
     module = Lit("setup")
-    trainer(tmp_path, callback(), strategy=strategy, accelerator="gpu").fit(module, loader())
+    runner = trainer(tmp_path, callback(), strategy=strategy, accelerator="gpu")
+    runner.fit(module, loader())
+    assert runner.global_step == 4
     if strategy == "ddp":
         assert same({k: v.cpu() for k, v in module.first.items()}, expected())

@@ -138,3 +138,25 @@ def test_a_sudden_gradient_explodes():
         assert watch.check(step, {"gradient_norm_total": 1.0 + 0.1 * step}) == []
     assert [alert.kind for alert in watch.check(5, {"gradient_norm_total": 2e3})] == ["exploding"]
     assert watch.check(6, {"gradient_norm_total": 1e9}) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "silent", "told"),
+    [
+        ("vanishing", {"activation_variance/0": 1.0, "activation_variance/2": 1.1e-6}, {"activation_variance/2": 9e-7}),
+        ("exploding", {"activation_variance/0": 2.0, "activation_variance/2": 1.9e6}, {"activation_variance/2": 2.1e6}),
+        ("vanishing", {"gradient_norm/0": 1.1e-6, "gradient_norm/2": 1.0}, {"gradient_norm/0": 9e-7}),
+    ],
+)
+def test_a_factor_of_a_million_between_layers_is_too_much(kind, silent, told):
+    watch = Watch(Probe(mlp()).layers)
+    assert watch.check(0, silent) == []
+    assert [(alert.kind, alert.step) for alert in watch.check(1, {**silent, **told})] == [(kind, 1)]
+
+
+@pytest.mark.parametrize(("jump", "kinds_told"), [(900.0, []), (1100.0, ["exploding"])])
+def test_a_thousand_times_the_usual_gradient_is_too_much(jump, kinds_told):
+    watch = Watch(Probe(mlp()).layers)
+    for step in range(5):
+        watch.check(step, {"gradient_norm_total": 1.0})
+    assert [alert.kind for alert in watch.check(5, {"gradient_norm_total": jump})] == kinds_told

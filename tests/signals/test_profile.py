@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from lightning_init import initialize
 from lightning_init._running import Call, call_of
@@ -107,7 +107,7 @@ def test_shared_and_checkpointed_layers_count_once():
             self.a, self.relu, self.b = nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)
 
         def forward(self, x):
-            step = lambda x: self.relu(self.a(x))  # noqa: E731
+            step = lambda x: self.relu(self.a(x))
             for _ in range(2):
                 x = torch.utils.checkpoint.checkpoint(step, x, use_reentrant=False)
             return self.relu(self.b(x))

@@ -88,6 +88,16 @@ def test_constants_have_a_variance_of_exactly_zero(value, n):
         assert measured(statistics, torch.full((n,), value), torch.full((3,), value))["variance"] == 0.0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [8192, 1_000_003])
+def test_ones_in_low_precision_have_a_mean_of_exactly_one(dtype, n):
+    """Summed in their own precision the count would stop at 256, or overflow."""
+    for statistics in (("mean", "variance", "rms"), ("mean", "variance", "rms", "max")):
+        got = measured(statistics, torch.ones(n, dtype=dtype))
+        assert (got["mean"], got["variance"], got["rms"]) == (1.0, 0.0, 1.0)
+    assert fast.energy(torch.ones(n, dtype=dtype)) == n
+
+
 def test_nothing_is_said_about_empty_tensors():
     for statistics in (("variance", "norm"), ("variance", "min", "kurtosis")):
         assert measured(statistics, torch.empty(0, 3)) == {}
@@ -149,10 +159,11 @@ def test_resident_tensors_are_found_where_they_are_and_as_they_are():
 
 
 def test_pooling_is_the_same_in_any_order():
-    parts = [Summary(*summarize(drawn(n, mean, seed=n)).tolist()) for n, mean in ((10, 0.0), (500, 5.0), (33, -2.0))]
-    every = [pooled(order) for order in itertools.permutations(parts)]
-    for one in every:
-        assert one == pytest.approx(every[0], rel=1e-9)
+    drawings = [drawn(n, mean, seed=n) for n, mean in ((10, 0.0), (500, 5.0), (33, -2.0))]
+    whole = Summary(*summarize(torch.cat(drawings)).tolist())
+    parts = [Summary(*summarize(one).tolist()) for one in drawings]
+    for order in itertools.permutations(parts):
+        assert pooled(order) == pytest.approx(whole, rel=1e-9)
 
 
 def test_saturation_counts_what_is_near_the_bounds():

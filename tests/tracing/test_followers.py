@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 import torchvision
 from networks import Deciding, Two, nonlinearities
 from torch import Tensor, nn

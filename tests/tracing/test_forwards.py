@@ -4,11 +4,11 @@ import copy
 import cProfile
 import random
 
-import lightning as L  # noqa: N812
+import lightning as L
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from networks import Deciding, Two, nonlinearities
 from torch import Tensor, nn
 
@@ -177,7 +177,7 @@ def test_wrappers() -> None:
 
 
 def test_properties_of_tensors_are_followed() -> None:
-    between = lambda x: (x.T.relu().T * x.shape[0]).data  # noqa: E731
+    between = lambda x: (x.T.relu().T * x.shape[0]).data
     assert nonlinearities(Two(between)) == {"first": "relu", "last": None}
     assert nonlinearities(nn.Sequential(Deciding(), Two(between)), torch.zeros(4, 4)) == {
         "1.first": "relu",
