@@ -216,6 +216,14 @@ def test_it_says_the_same_every_time_and_inside_no_grad():
     assert first.keys() == second.keys()
 
 
+def test_it_is_no_different_inside_inference_mode():
+    model, x = mlp(depth=3), batch()
+    outside = diagnose(model, x).to_dict()
+    with torch.inference_mode():
+        assert diagnose(model, x).to_dict() == outside
+        assert diagnose(model, x.clone()).to_dict() == outside
+
+
 def test_batches_of_every_form():
     class Two(nn.Module):
         def __init__(self):

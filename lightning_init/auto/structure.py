@@ -35,7 +35,8 @@ class Found:
         feeds: layers whose inputs are this layer's outputs, each through `through[name]` alone.
         chain: layers of the longest chain of such links that this one is in.
         branch: whether its output ends a residual branch.
-        head: whether its output leaves the model.
+        head: whether its output leaves the model without meeting another layer.
+        follower: the nonlinearity behind it; None for none.
         window: how many values the max pooling in front takes the largest of; 1 for none.
     """
 
@@ -52,6 +53,7 @@ class Found:
     chain: int = 1
     branch: bool = False
     head: bool = False
+    follower: Nonlinearity | None = None
     window: int = 1
 
 
@@ -99,7 +101,8 @@ def structure(walk: Walk) -> Structure:
             if uses.count(name) == uses.count(target) == 1:
                 found[name].feeds[target] = function
                 found[target].source = name
-        found[name].head = walk.follow(node).reason == "last layer"
+        found[name].head = _is_last(walk, node)
+        found[name].follower = walk.follow(node).nonlinearity
     for one in found.values():
         for target, function in one.feeds.items():
             if isinstance(function, Pointwise):  # sin(30 x), of which looking back sees the sine alone
@@ -203,6 +206,19 @@ def _keeps_channels(walk: Walk, node: fx.Node) -> bool:
         return name in _SAME or "pool" in name or "dropout" in name
     name = type(module).__name__
     return isinstance(module, (nn.Identity, nn.Flatten)) or "Pool" in name or "Dropout" in name
+
+
+def _is_last(walk: Walk, node: fx.Node) -> bool:
+    """Return whether no layer sees the output of `node`: a tanh or a loss behind the last layer is no layer."""
+    queue, seen = walk.users(node), {node}
+    while queue:
+        user = queue.pop()
+        if walk.is_layer(user) or walk.is_block(user):
+            return False
+        if user not in seen:
+            seen.add(user)
+            queue += walk.users(user)
+    return True
 
 
 def _count_chains(found: dict[str, Found]) -> None:
