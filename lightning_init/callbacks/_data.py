@@ -72,7 +72,15 @@ def taking_batches(pl_module: LightningModule, batches: list[object]) -> Iterato
     silent = {"log": lambda *_, **__: None, "log_dict": lambda *_, **__: None}
     before = {name: vars(pl_module)[name] for name in (*silent, "forward") if name in vars(pl_module)}
     metrics = [(one, deepcopy(vars(one))) for one in pl_module.modules() if is_a(one, "Metric")]
-    vars(pl_module).update(silent, forward=lambda batch: pl_module.training_step(batch, 0))
+
+    def step(batch: object) -> object:
+        del vars(pl_module)["forward"]  # which the step may call
+        try:
+            return pl_module.training_step(batch, 0)
+        finally:
+            vars(pl_module)["forward"] = step
+
+    vars(pl_module).update(silent, forward=step)
     try:
         yield [(batch,) for batch in batches]
     finally:
