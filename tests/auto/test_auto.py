@@ -363,3 +363,19 @@ def test_gates_have_their_gain():
     assert all(abs(one) < 1.0 for one in decades(model, x))
     initialize(model := gates(), "lecun_normal", seed=0)
     assert decades(model, x)[0] < -4.0
+
+
+def test_what_is_refused_says_what_to_do():
+    with pytest.raises(ValueError, match=r"InitCallback\(Auto\(correct=True\)\)"):
+        initialize(nn.Linear(2, 2), Auto(correct=True))
+    with pytest.raises(TypeError, match="correct of Auto must be True or False, got 'x'"):
+        Auto(correct="x")
+    with pytest.raises(TypeError, match="batches must be an iterable of batches, got one NoneType"):
+        calibrate(nn.Linear(2, 2), "auto", None)
+
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("no")
+
+    with pytest.warns(UserWarning, match="give a batch that its forward takes"):
+        initialize(Fails(), Auto(batch=torch.ones(2)))
