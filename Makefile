@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+BENCHMARKS := comparison deep_training initialize monitor reports signal_propagation sweep
 
 .PHONY: demo test lint bench clean
 
@@ -17,7 +18,7 @@ lint: $(VENV)/.dev
 	$(RUN) -m mypy
 
 bench: $(VENV)/.dev
-	set -e; for script in benchmarks/*.py; do $(RUN) $$script; done
+	set -e; for name in $(BENCHMARKS); do $(RUN) -m benchmarks.$$name; done
 
 clean:
 	rm -rf $(VENV) build dist outputs multirun .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -28,9 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 INITIALIZERS, DEPTHS, EPOCHS, STEPS = 10, 10, 10, 230
 SIGNALS = ("weight_variance", "activation_variance", "gradient_norm")
 COMPARE = (
-    "import sys, resource; from examples import compare; compare.main(sys.argv[1:]);"
-    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    "import sys; from examples import compare; compare.main(sys.argv[1:])\n"
+    "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 )
+"""Linux only; `getrusage` would count what the parent had, too."""
 
 
 def synthetic(directory: Path, number: int) -> None:

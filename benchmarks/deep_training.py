@@ -1,6 +1,6 @@
 """Plain networks of 50 layers, and of 1,000, on Fashion-MNIST: which initializers let them train at all.
 
-    python benchmarks/deep_training.py [--nonlinearities Tanh ...] [--initializers auto ...] [--thousand]
+    python -m benchmarks.deep_training [--nonlinearities Tanh ...] [--initializers auto ...] [--thousand]
 
 Writes benchmarks/results/deep_training.json: validation accuracy after two epochs of SGD with momentum, the same for
 all, without normalization or shortcuts. `--thousand` trains 1,000 tanh layers from `orthogonal` for some hundred steps
@@ -26,7 +26,10 @@ from lightning_init import InitCallback, SignalMonitor
 
 RESULTS = Path(__file__).parent / "results" / "deep_training.json"
 NONLINEARITIES = ("Tanh", "ReLU", "GELU", "SiLU", "SELU", "Softplus")
-INITIALIZERS = ("auto", "torch_default", "xavier_normal", "he_normal", "orthogonal")
+INITIALIZERS = (
+    *("auto", "torch_default", "xavier_normal", "he_normal", "lecun_uniform"),
+    *("orthogonal", "zeros", "normal", "uniform"),
+)
 WIDTH, BATCH, RATE, MOMENTUM = 64, 128, 0.003, 0.9
 THOUSAND = {"width": 32, "rate": 1e-4, "steps": 300}
 
@@ -105,13 +108,14 @@ def main() -> None:
     if options.thousand:
         results["1000_layers"] = thousand(data)
         print(results["1000_layers"], flush=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     for nonlinearity in options.nonlinearities:
         for initializer in options.initializers:
             init = InitCallback(initializer, seed=0, monitor=False)
             reached = trained(Deep(nonlinearity, 50), data, init, max_epochs=options.epochs)
             rows.setdefault(nonlinearity, {})[initializer] = reached
             print(nonlinearity, initializer, reached, flush=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

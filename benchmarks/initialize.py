@@ -1,6 +1,6 @@
 """Time and memory to initialize a large model, against a loop of the same torch.nn.init calls, interleaved.
 
-    python benchmarks/initialize.py [--parameters 1e9] [--rounds 5]
+    python -m benchmarks.initialize [--parameters 1e9] [--rounds 5]
 
 Writes benchmarks/results/initialize.json: per initializer the ratio ours / torch (median, lowest, highest over rounds)
 and, measured in a process of its own, the peak memory over the model's size.

@@ -1,9 +1,9 @@
 """What monitoring costs: the same run with and without it, toggled every few steps, and the ratio of the step times.
 
-    python benchmarks/monitor.py                          # everything, at 1 and 2 threads
-    python benchmarks/monitor.py --workloads W1 --ways monitor --seconds 20
-    python benchmarks/monitor.py --soak 20000             # memory and file size over many steps
-    python benchmarks/monitor.py --layers 100 1000 10000  # cost over depth
+    python -m benchmarks.monitor                          # everything, at 1 and 2 threads
+    python -m benchmarks.monitor --workloads W1 --ways monitor --seconds 20
+    python -m benchmarks.monitor --soak 20000             # memory and file size over many steps
+    python -m benchmarks.monitor --layers 100 1000 10000  # cost over depth
 
 Blocks of steps with and without hooks alternate inside one `Trainer.fit`, so that whatever else the machine does hits
 both alike. The ratio is that of the median step times; its interval is a bootstrap over pairs of neighbouring blocks.

@@ -1,6 +1,6 @@
 """How far signals drift from the first to the last layer at initialization, forward and backward, in decades.
 
-    python benchmarks/signal_propagation.py [--quick] [--models 'mlp-*-200' resnet50 ...]
+    python -m benchmarks.signal_propagation [--quick] [--models 'mlp-*-200' resnet50 ...]
 
 Writes benchmarks/results/signal_propagation.json: per model and initializer log10(last / first) of the activations'
 variance over the layers with weights, and log10(first / last) of the gradient's energy (its squared norm at a layer's

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import collections
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG, PLUGIN_NAME
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from examples import statistics
 from examples.comparison import Comparison
@@ -32,29 +35,38 @@ def write(comparison: Comparison, directory: Path) -> Path:
     folder = directory / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     for name, setting in zip(_names(comparison.settings), comparison.settings, strict=True):
-        points = {metric: list(_points(setting, metric)) for metric in METRICS}
-        if any(points.values()):
-            with SummaryWriter(str(folder / name)) as writer:
-                writer.file_writer.add_summary(_layout([metric for metric in METRICS if points[metric]]))
-                for metric, bands in points.items():
-                    for step, band in bands:
-                        for part, value in zip(PARTS, band, strict=True):
-                            writer.add_scalar(f"{metric}/{part}", value, step)
+        points = {metric: found for metric in METRICS if (found := _points(setting, metric))}
+        if points:
+            _write_run(folder / name, points)
     return folder
 
 
-def _points(setting: Setting, metric: str) -> Iterator[tuple[int, list[float]]]:
-    """Yield the optimizer steps after each epoch and mean, low and high there; nothing where a run has no number."""
+def _write_run(run: Path, points: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
+    """Write the layout, and one event per step with all that is known there."""
+    steps: dict[int, list[Summary.Value]] = collections.defaultdict(list)
+    for metric, bands in points.items():
+        for step, band in bands.items():
+            tags = (f"{metric}/{part}" for part in PARTS)
+            steps[step] += [Summary.Value(tag=t, simple_value=v) for t, v in zip(tags, band, strict=True)]
+    writer = EventFileWriter(str(run))  # not torch's SummaryWriter: torch takes seconds to import, and 500 MiB
+    writer.add_event(Event(wall_time=time.time(), summary=_layout(list(points))))
+    for step, values in sorted(steps.items()):
+        writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+    writer.close()
+
+
+def _points(setting: Setting, metric: str) -> dict[int, Sequence[float]]:
+    """Return the optimizer steps after each epoch -> mean, low and high there, if all runs have a number."""
     curves = setting.curves(metric)
     if curves is None:
-        return
+        return {}
     steps = max((run.result.history.get("step", []) for run in setting.runs), key=len)
     if len(steps) != curves.shape[1]:
         steps = list(range(1, curves.shape[1] + 1))
-    for step, values in zip(steps, curves.T, strict=True):
-        if np.isfinite(values).all():
-            mean, low, high = statistics.interval(values)
-            yield int(step), [mean, *((mean, mean) if np.isnan(low) else (low, high))]
+    finite = np.isfinite(curves).all(axis=0)
+    bands = statistics.intervals(curves.T[finite])
+    bands = np.where(np.isnan(bands), bands[:, :1], bands)
+    return dict(zip(np.array(steps, int)[finite].tolist(), bands.tolist(), strict=True))
 
 
 def _names(settings: Sequence[Setting]) -> list[str]:

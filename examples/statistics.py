@@ -12,10 +12,10 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
+BOUNDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 Strata: TypeAlias = Sequence[Sequence[float]]
 
 
@@ -62,29 +62,52 @@ def improvement(values: Strata, baseline: Strata) -> Interval:
 
 
 def stratified(strata: Strata, statistic: Callable[..., np.ndarray], *, pooled: bool = True) -> Interval:
-    """Return `statistic` (array, axis) with the interval from resampling within each stratum; NaN are left out.
+    """Return `statistic` along the last axis with the interval from resampling within each stratum; NaN are left out.
 
     Args:
         strata: the values of each.
-        statistic: of the values of all strata in one array; with `pooled=False` of one array for each stratum.
+        statistic: of the values of all strata in one array (..., values); with `pooled=False` of one array for each.
         pooled: see there.
     """
     samples = [s for raw in strata if (s := _numbers(raw)).size]
     if not samples:
         return Interval(np.nan, np.nan, np.nan)
 
-    def value(*drawn: np.ndarray, axis: int) -> np.ndarray:
-        return statistic(np.concatenate(drawn, axis=axis), axis=axis) if pooled else statistic(*drawn, axis=axis)
+    def value(*drawn: np.ndarray) -> np.ndarray:
+        return statistic(np.concatenate(drawn, axis=-1)) if pooled else statistic(*drawn)
 
-    centre = float(value(*samples, axis=-1))
+    centre = float(value(*samples))
     if min(s.size for s in samples) == 1:
         return Interval(centre, np.nan, np.nan)
     if all(np.ptp(s) == 0 for s in samples):
         return Interval(centre, centre, centre)
     draws = _draws(tuple(sample.size for sample in samples))
-    found = value(*(sample[draw] for sample, draw in zip(samples, draws, strict=True)), axis=-1)
-    low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    found = value(*(sample[draw] for sample, draw in zip(samples, draws, strict=True)))
+    low, high = np.quantile(found, BOUNDS)
     return Interval(centre, float(low), float(high))
+
+
+def intervals(rows: np.ndarray) -> np.ndarray:
+    """Return for each of `rows` (rows, seeds), which are finite, the three numbers of its `interval`, (rows, 3).
+
+    All rows at once, which for curves takes an eighth of the time: a mean is linear in how often a seed was drawn.
+
+    >>> intervals(np.array([[0.5, 0.5, 0.5], [1.0, 1.0, 1.0]])).tolist()
+    [[0.5, 0.5, 0.5], [1.0, 1.0, 1.0]]
+    """
+    seeds = rows.shape[1]
+    middle = rows.mean(axis=1)
+    if seeds == 1:
+        return np.stack([middle, *2 * [np.full_like(middle, np.nan)]], axis=1)
+    low, high = np.quantile(rows @ _shares(seeds), BOUNDS, axis=1)
+    return np.stack([middle, low, high], axis=1)
+
+
+@lru_cache(maxsize=64)
+def _shares(size: int) -> np.ndarray:
+    """Return of what share each of `size` values is in each resample (size, resamples)."""
+    (draws,) = _draws((size,))
+    return np.stack([(draws == i).mean(axis=1) for i in range(size)])
 
 
 @lru_cache(maxsize=64)
@@ -94,18 +117,19 @@ def _draws(sizes: tuple[int, ...]) -> list[np.ndarray]:
     return [rng.integers(size, size=(RESAMPLES, size)) for size in sizes]
 
 
-def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the mean of the middle half along `axis`.
+def interquartile_mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean of the middle half along the last axis.
 
     >>> interquartile_mean(np.array([1.0, 2.0, 3.0, 100.0]))
     np.float64(2.5)
     """
-    return stats.trim_mean(values, 0.25, axis=axis)
+    first, last = values.shape[-1] // 4, values.shape[-1] - values.shape[-1] // 4
+    return np.partition(values, (first, last - 1))[..., first:last].mean(axis=-1)  # scipy takes a second to import
 
 
-def plain_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the mean along `axis`."""
-    return np.mean(values, axis=axis)
+def plain_mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean along the last axis."""
+    return np.mean(values, axis=-1)
 
 
 def mean(values: Sequence[float]) -> float:
@@ -131,8 +155,8 @@ def median(values: Sequence[float]) -> float:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def _mean_of_means(*drawn: np.ndarray, axis: int) -> np.ndarray:
-    return np.mean([one.mean(axis=axis) for one in drawn], axis=0)
+def _mean_of_means(*drawn: np.ndarray) -> np.ndarray:
+    return np.mean([one.mean(axis=-1) for one in drawn], axis=0)
 
 
 def _numbers(values: Sequence[float]) -> np.ndarray:

@@ -15,8 +15,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_init.assignment import Assignment, Reading, entries
 from lightning_init.nonlinearities import Nonlinearity
+from lightning_init.options import FansFrom, Frozen
 from lightning_init.placement import address, restored_on_error
-from lightning_init.plan import FansFrom, Frozen, Plan, make_plan
+from lightning_init.plan import Plan, make_plan
 from lightning_init.report import Report
 from lightning_init.rules import InitializerLike, Rules
 

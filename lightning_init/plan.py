@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from lightning_init import fans as fans_module
@@ -18,19 +16,16 @@ from lightning_init import initializers
 from lightning_init._names import clean
 from lightning_init.assignment import Assignment, Reading, entries
 from lightning_init.fans import Fans, Layout, torch_layout
-from lightning_init.gains import gain
 from lightning_init.initializers.base import Initializer
 from lightning_init.initializers.forget_gate import ForgetGateBias
 from lightning_init.initializers.pretrained import Given
 from lightning_init.nonlinearities import Nonlinearity
+from lightning_init.options import FansFrom, Frozen, check_options
+from lightning_init.parameter_roles import role_of
 from lightning_init.placement import Place, places
 from lightning_init.report import Report
 from lightning_init.rules import InitializerLike, Rule, Rules, normalize_rules
 from lightning_init.tracing import Follower, complaint, followers
-
-Frozen: TypeAlias = Literal["skip", "initialize"]
-FansFrom: TypeAlias = Literal["module", "torch"]
-Role: TypeAlias = Literal["weight", "bias", "normalization", "other", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -98,50 +93,6 @@ def make_plan(
         listing = "".join(f"\n  {a.name} {tuple(a.place.shape)}: {a.why}" for a in plan.unclaimed)
         raise ValueError(f"strict=True, but these parameters would stay at their default:{listing}")
     return plan
-
-
-def check_options(
-    initializer: InitializerLike,
-    *,
-    rules: Rules | None,
-    bias: InitializerLike | None,
-    frozen: str,
-    seed: int | None,
-    fans: str,
-    nonlinearity: Nonlinearity | None,
-) -> None:
-    """Raise TypeError or ValueError, naming the argument, for options that no model could make right."""
-    initializers.get(initializer)
-    if bias is not None:
-        initializers.get(bias)
-    if nonlinearity is not None and nonlinearity != "auto":
-        gain(nonlinearity)
-    if frozen not in ("skip", "initialize"):
-        raise ValueError(f"frozen must be 'skip' or 'initialize', got {frozen!r}")
-    if fans not in ("module", "torch"):
-        raise ValueError(f"fans must be 'module' or 'torch', got {fans!r}")
-    if seed is not None:
-        _check_seed(seed)
-    _check_rules(rules)
-
-
-def _check_rules(rules: Rules | None) -> None:
-    if isinstance(rules, str) or not isinstance(rules, (Mapping, Sequence, type(None))):
-        raise TypeError(f"rules must be a mapping from globs to initializers or a sequence of Rule, got {rules!r}")
-    for rule in normalize_rules(rules):
-        if not isinstance(rule, Rule) or not isinstance(rule.pattern, str):
-            raise TypeError(f"rules must hold Rule objects or map strings to initializers, got {rule!r}")
-        if rule.initializer is not None:
-            initializers.get(rule.initializer)
-        if rule.nonlinearity is not None:
-            gain(rule.nonlinearity)
-
-
-def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an int or None, got {seed!r}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
 
 
 @dataclass(frozen=True)
@@ -259,19 +210,6 @@ class _Planner:
     def _layout(self, place: Place) -> Layout | None:
         layout = fans_module.layout(place.module, place.leaf, place.shape)
         return torch_layout(place.shape) if layout is not None and self.fans == "torch" else layout
-
-
-def role_of(place: Place) -> Role:
-    """Return what a parameter is to its module."""
-    module, leaf = place.module, place.leaf
-    if not fans_module.known(module):
-        norm = isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm))
-        if norm or ("Norm" in place.owner and place.parameter.ndim <= 1):
-            return "normalization"
-        return "other" if isinstance(module, nn.PReLU) else "unknown"
-    if fans_module.layout(module, leaf, place.shape) is not None:
-        return "weight"
-    return "bias" if leaf.startswith("bias") or leaf.endswith("bias") else "unknown"
 
 
 def _open_forget_gate(zeros: Assignment) -> Assignment:

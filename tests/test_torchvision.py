@@ -7,7 +7,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model, list_models
 
-from lightning_init.plan import make_plan, role_of
+from lightning_init.parameter_roles import role_of
+from lightning_init.plan import make_plan
 
 
 class EmptyOnMeta(TorchFunctionMode):

@@ -23,7 +23,7 @@ KINDS: dict[str, Callable[[Comparison], Figure | None]] = {
     "depth_profile_end": partial(depth_profile.figure, when="last"),
     "heat_map": heat_map.figure,
 }
-FORMATS = {"png": {"dpi": 150}, "svg": {"metadata": {"Date": None}}}  # without a date: equal runs, equal bytes
+FORMATS = {"png": {}, "svg": {"metadata": {"Date": None}}}  # without a date: equal runs, equal bytes
 
 
 def draw(comparison: Comparison, directory: Path) -> list[Path]:
@@ -36,7 +36,7 @@ def draw(comparison: Comparison, directory: Path) -> list[Path]:
         figure = kind(comparison)
         if figure is not None:  # the layout takes longest: once for both files
             figure.get_layout_engine().execute(figure)
-            figure.set_layout_engine("none")
+            figure.set_layout_engine()  # none at all; with "none" each file would be drawn twice
         for suffix, options in FORMATS.items():
             path = directory / f"{name}.{suffix}"
             if figure is None:

@@ -15,8 +15,8 @@ SIGNALS = {
     "activation_variance": "variance of the layer's output",
     "gradient_norm": "gradient norm of the layer (L2)",
 }
+MOST_PANELS = 4
 MOST_NAMES = 8
-
 
 WHEN = {"first": "before training", "last": "at the last step"}
 
@@ -25,7 +25,7 @@ def figure(comparison: Comparison, when: str = "first") -> Figure | None:
     """Return a row of two axes per panel, at the `first` or the `last` step; None if no run was monitored."""
     panels = {
         panel: group
-        for panel, settings in style.panels(comparison).items()
+        for panel, settings in style.panels(comparison, MOST_PANELS).items()
         if (group := [s for s in settings if s.profile(when, "activation_variance") is not None])
     }
     if not panels:
@@ -35,7 +35,8 @@ def figure(comparison: Comparison, when: str = "first") -> Figure | None:
     for row, (panel, settings) in enumerate(panels.items()):
         for axis, (signal, label) in zip(axes[2 * row : 2 * row + 2], SIGNALS.items(), strict=True):
             _draw(axis, settings, signal, when, looks)
-            axis.set(title=panel, ylabel=label)
+            axis.set_title(panel, y=1)
+            axis.set_ylabel(label)
             _name_layers(axis, settings[0].runs[0].result.layers)
     detail = style.seeds(comparison, "geometric mean and range")
     style.title(picture, comparison, f"Signals by depth {WHEN[when]}", detail)

@@ -14,7 +14,7 @@ from examples.plots import style
 from examples.plots.depth_profile import SIGNALS
 from examples.runs import Run
 
-MOST_SETTINGS = 8
+MOST_SETTINGS = 6
 MOST_STEPS = 200
 DECADES = 12
 ZERO = "#D9D9D9"
@@ -33,9 +33,13 @@ def figure(comparison: Comparison) -> Figure | None:
         for row, (setting, found) in enumerate(grids.items()):
             axis = axes[2 * row + column]
             mesh = _draw(axis, found["steps"], found[signal], norm)
-            axis.set_title(setting, fontsize="medium")
-            axis.set(xlabel="step", ylabel="weight layer")
-        picture.colorbar(mesh, ax=axes[column::2], location="bottom", label=label, shrink=0.8, extend="min")
+            axis.set_title(setting, y=1, fontsize="medium")
+            axis.set_xlabel("step")
+            if column == 0:
+                axis.set_ylabel("weight layer")
+            else:
+                axis.tick_params(labelleft=False)  # the layers are those of the map to the left
+        picture.colorbar(mesh, ax=axes[column - 2], location="bottom", label=label, shrink=0.8, extend="min")
     seeds = sorted({setting.runs[0].result.seed for setting in shown})
     detail = f"seed {', '.join(map(str, seeds))}; grey: exactly 0 or not finite"
     if len(monitored) > len(grids):

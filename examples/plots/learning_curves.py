@@ -11,11 +11,12 @@ from examples.plots import style
 from examples.settings import Setting
 
 METRIC = "val_accuracy"
+MOST_PANELS = 6
 
 
 def figure(comparison: Comparison) -> Figure | None:
     """Return the learning curves; None if no run got through an epoch."""
-    panels = style.panels(comparison)
+    panels = style.panels(comparison, MOST_PANELS)
     if not any(setting.curves(METRIC) is not None for group in panels.values() for setting in group):
         return None
     looks = style.looks(comparison)
@@ -24,7 +25,8 @@ def figure(comparison: Comparison) -> Figure | None:
     for axis, (panel, settings) in zip(axes, panels.items(), strict=True):
         for setting in settings:
             _draw(axis, setting, looks[setting.line])
-        axis.set(title=panel, xlabel="epoch", ylabel="validation accuracy")
+        axis.set_title(panel, y=1)
+        axis.set(xlabel="epoch", ylabel="validation accuracy")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         axis.set_ylim(0, 1.02)

@@ -22,8 +22,8 @@ T = TypeVar("T")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
-MOST_PANELS = 6
 GREY = "#666666"
+DPI = 150
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ def looks(comparison: Comparison) -> dict[str, Look]:
     }
 
 
-def panels(comparison: Comparison) -> dict[str, list[Setting]]:
-    """Return the settings of each panel, best first; at most six panels, evenly spaced where there are more."""
+def panels(comparison: Comparison, most: int) -> dict[str, list[Setting]]:
+    """Return the settings of each panel, best first; at most so many panels, evenly spaced where there are more."""
     groups: dict[str, list[Setting]] = {}
     for setting in reversed(comparison.settings):
         groups.setdefault(setting.panel, []).append(setting)
     names = sorted(groups, key=_natural)
-    return {panel: groups[panel] for panel in spaced(names, MOST_PANELS)}
+    return {panel: groups[panel] for panel in spaced(names, most)}
 
 
 def spaced(items: Sequence[T], most: int) -> list[T]:
@@ -67,7 +67,7 @@ def grid(count: int, *, columns: int, width: float, height: float) -> tuple[Figu
     """Return a figure of `count` axes with light grids, `width` x `height` inches each."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     for axis in axes:
         axis.grid(visible=True, color="#E5E5E5", linewidth=0.8)

@@ -108,6 +108,13 @@ def training(comparison: Comparison) -> str:
     )
 
 
+def accuracies(comparison: Comparison) -> str:
+    """Return the mean and the range of the accuracies that each setting ended with, best first."""
+    values = {setting.label: setting.metric("val_accuracy") for setting in reversed(comparison.settings)}
+    parts = (f"{name} {statistics.mean(v):.1%} ({min(v):.1%} to {max(v):.1%})" for name, v in values.items())
+    return f"Validation accuracies at the end: {', '.join(parts)}."
+
+
 def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -12,7 +12,8 @@ from lightning_init.apply import apply_, population_std
 from lightning_init.calibration.base import Adjustments, Calibration, Progress, first
 from lightning_init.calibration.batches import undrawn
 from lightning_init.nonlinearities import Nonlinearity
-from lightning_init.plan import FansFrom, Frozen, Plan, make_plan
+from lightning_init.options import FansFrom, Frozen
+from lightning_init.plan import Plan, make_plan
 from lightning_init.report import Report
 from lightning_init.rules import InitializerLike, Rules
 

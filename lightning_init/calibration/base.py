@@ -19,8 +19,8 @@ from lightning_init._names import clean
 from lightning_init._running import Call, as_it_was, call_of, naming_layers, refuse_unready
 from lightning_init.fans import Layout, layout
 from lightning_init.initializers.base import Initializer, WholeModel
+from lightning_init.parameter_roles import role_of
 from lightning_init.placement import Place, places, restored_on_error
-from lightning_init.plan import role_of
 from lightning_init.rules import InitializerLike
 
 Progress = Callable[[str, int, int], None]

@@ -30,7 +30,8 @@ from lightning_init.callbacks._trainer import (
 )
 from lightning_init.callbacks.signal_monitor import SignalMonitor
 from lightning_init.nonlinearities import Nonlinearity
-from lightning_init.plan import FansFrom, Frozen, Plan, check_options, make_plan
+from lightning_init.options import FansFrom, Frozen, check_options
+from lightning_init.plan import Plan, make_plan
 from lightning_init.report import Report
 from lightning_init.rules import InitializerLike, Rules, normalize_rules
 

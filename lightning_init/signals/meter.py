@@ -14,8 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 from lightning_init._running import tensors
 from lightning_init.fans import Layout, layout
 from lightning_init.gains import exact
+from lightning_init.parameter_roles import role_of
 from lightning_init.placement import Place
-from lightning_init.plan import role_of
 from lightning_init.signals import fast
 from lightning_init.signals.expectation import Expectation, Expected, gaussian, has_rule, through
 from lightning_init.signals.layers import Layer, first_tensor

@@ -1,263 +1,43 @@
 """Every figure in the event file equals a slow reference computed beside it, whatever the training looks like."""
 
 import copy
-import csv
-import pickle
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.tuner import Tuner
+from monitored import (
+    BATCHES,
+    FEATURES,
+    Checkpointed,
+    Gan,
+    Lit,
+    Recurrent,
+    Shared,
+    check,
+    conv,
+    events,
+    fit,
+    loader,
+    mlp,
+    trainer_for,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch._dynamo.testing import CompileCounter
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_init.callbacks import signal_monitor
-from lightning_init.callbacks.signal_monitor import SignalMonitor, step_index
+from lightning_init.callbacks.signal_monitor import SignalMonitor
 from lightning_init.signals.alerts import AlertError
 from lightning_init.signals.history import as_table
 
-FEATURES, BATCHES = 6, 8
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
     pytest.mark.filterwarnings("ignore:.*weights_only"),
 ]
 
-
-# --- what is trained ------------------------------------------------------------------------------------------------
-
-
-class Lit(LightningModule):
-    """Trains `net` on the mean square of its output."""
-
-    def __init__(self, net, lr=0.1):
-        super().__init__()
-        self.net, self.lr = net, lr
-
-    def forward(self, x):
-        output = self.net(x)
-        return output[0] if isinstance(output, tuple) else output
-
-    def training_step(self, batch, batch_idx):
-        loss = self(batch[0]).square().mean()
-        self.log("loss", loss)
-        return loss
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_loss", self(100 * batch[0]).square().mean())
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
-
-
-class Gan(LightningModule):
-    """Two optimizers, manual optimization; the discriminator takes two steps for one of the generator."""
-
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-        self.generator, self.discriminator = mlp(), mlp()
-
-    def training_step(self, batch, batch_idx):
-        generator, discriminator = self.optimizers()
-        for _ in range(2):
-            loss = (self.discriminator(batch[0]) - self.discriminator(self.generator(batch[0]).detach())).mean()
-            discriminator.zero_grad()
-            self.manual_backward(loss)
-            discriminator.step()
-        loss = self.discriminator(self.generator(batch[0])).square().mean()
-        generator.zero_grad()
-        self.manual_backward(loss)  # leaves gradients in the discriminator too, which nobody steps on
-        generator.step()
-        self.log("loss", loss)
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(net.parameters(), lr=0.05) for net in (self.generator, self.discriminator)]
-
-
-class Shared(nn.Module):
-    """One layer and one nonlinearity, each called three times."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer, self.act = nn.Linear(FEATURES, FEATURES), nn.Tanh()
-
-    def forward(self, x):
-        for _ in range(3):
-            x = self.act(self.layer(x))
-        return x
-
-
-class Recurrent(nn.Module):
-    """Outputs that are tuples: LSTM and attention; an embedding whose weight the decoder shares."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(FEATURES, FEATURES, batch_first=True)
-        self.attention = nn.MultiheadAttention(FEATURES, 2, batch_first=True)
-        self.inner = nn.Linear(FEATURES, FEATURES)
-        self.outer = nn.Linear(FEATURES, FEATURES)
-        self.outer.weight = self.inner.weight
-
-    def forward(self, x):
-        x = self.lstm(x[:, None])[0]
-        return self.outer(self.inner(self.attention(x, x, x)[0]))
-
-
-class Checkpointed(nn.Module):
-    def __init__(self, *, reentrant):
-        super().__init__()
-        self.net, self.reentrant = mlp(), reentrant
-
-    def forward(self, x):
-        return checkpoint(self.net, x.requires_grad_(), use_reentrant=self.reentrant)
-
-
-def mlp(act=nn.ReLU, **kwargs):
-    return nn.Sequential(nn.Linear(FEATURES, 8), act(**kwargs), nn.LayerNorm(8), nn.Linear(8, FEATURES))
-
-
-def conv():
-    return nn.Sequential(
-        nn.Unflatten(1, (1, FEATURES)),
-        nn.Conv1d(1, 4, 3, padding=1),
-        nn.BatchNorm1d(4),
-        nn.ReLU(inplace=True),
-        nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 2, 3)),
-        nn.PReLU(),
-        nn.Flatten(),
-        nn.utils.parametrizations.spectral_norm(nn.Linear(2 * (FEATURES - 2), 3)),
-    )
-
-
-# --- the reference --------------------------------------------------------------------------------------------------
-
-
-def leaves(module):
-    """The layer's own stored parameters."""
-    yield from module.parameters(recurse=False)
-    if hasattr(module, "parametrizations"):
-        yield from module.parametrizations.parameters()
-
-
-class Reference(Callback):
-    """Copies everything in float64 while it happens; computes when asked."""
-
-    def __init__(self):
-        self.outputs = defaultdict(list)  # (index, layer) -> copies
-        self.weights = {}  # (index, name) -> copy before the first update of that index
-        self.gradients = defaultdict(list)  # (index, layer) -> one energy per optimizer step that reached it
-        self.index, self.in_step = 0, False
-
-    def on_fit_start(self, trainer, pl_module):
-        for name, module in pl_module.named_modules():
-            if not name.endswith("parametrizations.weight"):
-                module.register_forward_hook(self.hook(name.replace("_orig_mod.", "")))
-
-    def hook(self, name):
-        def keep(module, args, output):
-            output = output[0] if isinstance(output, tuple) else output
-            recomputed = torch._C._current_graph_task_id() != -1
-            if self.in_step and not recomputed and isinstance(output, torch.Tensor):
-                self.outputs[self.index, name].append(output.detach().double().clone().numpy().ravel())
-
-        return keep
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.index, self.in_step = step_index(trainer), True
-
-    def on_train_batch_end(self, *_):
-        self.in_step = False
-
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        claimed = set()
-        for name, module in pl_module.named_modules():
-            if "parametrizations" in name:
-                continue
-            name = name.replace("_orig_mod.", "")
-            tied = id(module._parameters.get("weight")) in claimed
-            mine = [p for p in leaves(module) if id(p) in stepped - claimed and p.grad is not None]
-            claimed |= {id(p) for p in leaves(module)}
-            if mine:
-                self.gradients[self.index, name].append(sum(p.grad.double().square().sum().item() for p in mine))
-            for weight, value in [] if tied else self.weights_of(name, module):
-                self.weights.setdefault((self.index, weight), value)
-
-    def weights_of(self, name, module):
-        if isinstance(module, nn.LSTM):
-            return [(f"{name}.{k}", var(p)) for k, p in module.named_parameters() if "bias" not in k]
-        if isinstance(module, nn.MultiheadAttention):
-            return [(f"{name}.in_proj_weight", var(module.in_proj_weight))]
-        if name and any(True for _ in leaves(module)):
-            training = module.training
-            weight = module.eval().weight  # eval: reading must not iterate spectral_norm
-            module.train(training)
-            return [(name, var(weight))]
-        return []
-
-
-def var(*arrays):
-    arrays = [a.detach().double().numpy().ravel() if isinstance(a, torch.Tensor) else a for a in arrays]
-    return np.concatenate(arrays).var()
-
-
-def events(logger):
-    """What TensorBoard reads in the logger's directory: tag -> {step: value}."""
-    accumulator = EventAccumulator(str(logger.log_dir), size_guidance={"scalars": 0})
-    accumulator.Reload()
-    return {tag: {e.step: e.value for e in accumulator.Scalars(tag)} for tag in accumulator.Tags()["scalars"]}
-
-
-def loader(batches=BATCHES, seed=0):
-    x = torch.randn(4 * batches, FEATURES, generator=torch.Generator().manual_seed(seed))
-    return DataLoader(TensorDataset(x), batch_size=4)
-
-
-def trainer_for(tmp_path, *callbacks, logger=None, **kwargs):
-    kwargs = {"max_epochs": 1, "accelerator": "cpu", "enable_checkpointing": False, "log_every_n_steps": 1, **kwargs}
-    logger = TensorBoardLogger(tmp_path) if logger is None else logger
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    return Trainer(callbacks=list(callbacks), logger=logger, **quiet, **kwargs)
-
-
-def fit(tmp_path, model, monitor=None, *, val=False, **kwargs):
-    """Train `model`; return what the event file says and what it should say."""
-    reference = Reference()
-    trainer = trainer_for(tmp_path, monitor or SignalMonitor(), reference, **kwargs)
-    trainer.fit(model, loader(), loader(seed=1) if val else None)
-    return events(trainer.logger), reference
-
-
-def check(logged, reference, every=1):
-    """The event file holds exactly the reference's values, at exactly its indices."""
-    expected = defaultdict(dict)
-    for (index, name), values in reference.outputs.items():
-        tag = f"activation_variance/{name}"
-        if tag in logged:
-            expected[tag][index] = var(*values)
-    for (index, name), value in reference.weights.items():
-        expected[f"weight_variance/{name}"][index] = value
-    totals = defaultdict(float)
-    for (index, name), energies in reference.gradients.items():
-        expected[f"gradient_norm/{name}"][index] = np.sqrt(np.mean(energies))
-        totals[index] += np.mean(energies)
-    expected["gradient_norm_total"] = {index: np.sqrt(total) for index, total in totals.items()}
-    ours = {tag: values for tag, values in logged.items() if tag.startswith(("weight_", "activation_", "gradient_"))}
-    assert set(ours) == set(expected)
-    for tag, values in expected.items():
-        wanted = {index: value for index, value in values.items() if index % every == 0}
-        assert ours[tag] == pytest.approx(wanted, rel=1e-4, abs=1e-12), tag
-
-
-# --- the figures ----------------------------------------------------------------------------------------------------
 
 SCENARIOS = {
     "plain": (lambda: Lit(mlp()), {}),
@@ -360,177 +140,6 @@ def test_compiled_modules_have_the_same_tags_and_values_and_no_more_graphs(tmp_p
     assert set(logged) == set(plain)
     for tag in plain:
         assert logged[tag] == pytest.approx(plain[tag], rel=1e-3, abs=1e-9), tag
-
-
-# --- its life -------------------------------------------------------------------------------------------------------
-
-
-def test_a_second_monitor_is_refused(tmp_path):
-    trainer = trainer_for(tmp_path, SignalMonitor(), SignalMonitor(layers=()))
-    with pytest.raises(ValueError, match="a Trainer takes one SignalMonitor"):
-        trainer.fit(Lit(mlp()), loader())
-
-
-def test_several_loggers_and_none(tmp_path):
-    loggers = [TensorBoardLogger(tmp_path, prefix="p"), CSVLogger(tmp_path), TensorBoardLogger(tmp_path, "other")]
-    monitor = SignalMonitor()
-    trainer_for(tmp_path, monitor, logger=loggers).fit(Lit(mlp()), loader())
-    index, last = monitor.last
-    assert index == BATCHES - 1
-    with (Path(loggers[1].log_dir) / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["gradient_norm_total"]]
-    assert [int(row["step"]) for row in rows] == list(range(BATCHES))
-    for tag, value in last.items():
-        assert float(rows[-1][tag]) == pytest.approx(value)
-        assert events(loggers[0])[f"p-{tag}"][index] == pytest.approx(value)
-        assert events(loggers[2])[tag][index] == pytest.approx(value)
-    for logger in (False, CSVLogger(tmp_path)):
-        monitor = SignalMonitor()
-        trainer_for(tmp_path, monitor, logger=logger, fast_dev_run=logger is not False).fit(Lit(mlp()), loader())
-        assert "gradient_norm_total" in monitor.last[1]
-
-
-def test_barebones_is_told_that_nothing_is_logged(tmp_path):
-    monitor = SignalMonitor()
-    trainer = Trainer(barebones=True, max_steps=2, accelerator="cpu", callbacks=[monitor])
-    with pytest.warns(UserWarning, match="barebones=True"):
-        trainer.fit(Lit(mlp()), loader())
-    assert monitor.last is None
-
-
-def hooks(model):
-    return sum(len(module._forward_hooks) for module in model.modules())
-
-
-def test_hooks_are_gone_after_fit_and_after_an_exception(tmp_path):
-    class Failing(Lit):
-        def training_step(self, batch, batch_idx):
-            if batch_idx == 3:
-                raise RuntimeError("planned")
-            return super().training_step(batch, batch_idx)
-
-    model = Lit(mlp())
-    trainer_for(tmp_path, SignalMonitor()).fit(model, loader())
-    assert hooks(model) == 0
-    model = Failing(mlp())
-    trainer = trainer_for(tmp_path, SignalMonitor())
-    with pytest.raises(RuntimeError, match="planned"):
-        trainer.fit(model, loader())
-    assert hooks(model) == 0
-    assert set(events(trainer.logger)["gradient_norm_total"]) == {0, 1, 2}
-
-
-def test_a_second_fit_goes_on_where_the_first_ended(tmp_path):
-    model, monitor = Lit(mlp()), SignalMonitor()
-    trainer = trainer_for(tmp_path, monitor)
-    trainer.fit(model, loader())
-    trainer.fit_loop.max_epochs = 2
-    trainer.fit(model, loader())
-    assert set(events(trainer.logger)["gradient_norm_total"]) == set(range(2 * BATCHES))
-
-
-@pytest.mark.parametrize("change", ["head", "weight_norm"])
-def test_a_second_fit_measures_what_the_module_has_become(tmp_path, change):
-    class Looks(Callback):
-        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-            self.seen = float(var(pl_module.net[3].weight))
-
-    model, monitor, looks = Lit(mlp()), SignalMonitor(), Looks()
-    trainer_for(tmp_path, monitor).fit(model, loader())
-    if change == "head":
-        model.net[3] = nn.Linear(8, 5)
-        model.net.append(nn.Tanh())
-    else:
-        nn.utils.parametrizations.weight_norm(model.net[3])
-    trainer_for(tmp_path, monitor, looks).fit(model, loader())
-    assert monitor.last[1]["weight_variance/net.3"] == pytest.approx(looks.seen, rel=1e-5)
-    assert ("activation_variance/net.4" in monitor.last[1]) == (change == "head")
-
-
-@pytest.mark.filterwarnings("ignore:Found 6 module.* in eval mode")
-def test_a_model_in_eval_mode_is_named_as_the_reason_for_silence(tmp_path, caplog):
-    monitor, model = SignalMonitor(), Lit(mlp()).eval()
-    with caplog.at_level("INFO"):
-        trainer_for(tmp_path, monitor, max_steps=1).fit(model, loader())
-    assert "net.0 (the model is in eval mode)" in caplog.text
-    assert "activation_variance/net.0" not in monitor.last[1]
-
-
-def test_resuming_continues_the_axis(tmp_path):
-    first = trainer_for(tmp_path, SignalMonitor())
-    first.fit(Lit(mlp()), loader())
-    first.save_checkpoint(tmp_path / "model.ckpt")
-    trainer = trainer_for(tmp_path, SignalMonitor(), max_epochs=2)
-    trainer.fit(Lit(mlp()), loader(), ckpt_path=tmp_path / "model.ckpt")
-    assert set(events(trainer.logger)["gradient_norm_total"]) == set(range(BATCHES, 2 * BATCHES))
-
-
-def test_a_checkpoint_brings_all_points_before_it_to_disk(tmp_path):
-    class Look(Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            trainer.save_checkpoint(tmp_path / "model.ckpt")
-            self.seen = set(events(trainer.logger)["gradient_norm_total"])
-            assert self.seen == set(range(batch_idx + 1))
-
-    look = Look()
-    trainer_for(tmp_path, SignalMonitor(), look, max_steps=3).fit(Lit(mlp()), loader())
-    assert look.seen == {0, 1, 2}
-
-
-def test_the_learning_rate_finder_leaves_no_trace(tmp_path):
-    model, monitor = Lit(mlp()), SignalMonitor()
-    trainer = trainer_for(tmp_path, monitor, max_epochs=5)
-    Tuner(trainer).lr_find(model, loader(), num_training=5, early_stop_threshold=None)
-    assert hooks(model) == 0
-    assert monitor.last is None
-    trainer.fit(model, loader())
-    assert set(events(trainer.logger)["gradient_norm_total"]) == set(range(5 * BATCHES))
-
-
-def restored(thing):
-    return pickle.loads(pickle.dumps(thing))
-
-
-def test_it_can_be_pickled_and_copied_before_during_and_after_fit(tmp_path):
-    class Copy(Callback):
-        def on_train_batch_end(self, trainer, pl_module, *_):
-            self.copies = [copy.deepcopy(monitor), restored(monitor), copy.deepcopy(pl_module)]
-            pickle.dumps(pl_module.net)  # hooks and all
-
-    monitor, copier = restored(SignalMonitor(layers="net.*")), Copy()
-    trainer_for(tmp_path, monitor, copier, max_steps=2).fit(Lit(mlp()), loader())
-    for clone in (*copier.copies[:2], copy.deepcopy(monitor)):
-        trainer = trainer_for(tmp_path, clone, max_steps=2)
-        trainer.fit(Lit(mlp()), loader())
-        assert len(events(trainer.logger)["gradient_norm/net.0"]) == 2
-
-
-def test_layers_select_and_a_glob_that_matches_nothing_is_refused(tmp_path):
-    net = mlp()
-    logged, _ = fit(tmp_path, Lit(copy.deepcopy(net)), SignalMonitor(layers=["net.0", "net.3"]))
-    assert {tag for tag in logged if tag.startswith("weight")} == {"weight_variance/net.0", "weight_variance/net.3"}
-    everything, _ = fit(tmp_path / "all", Lit(copy.deepcopy(net)), SignalMonitor())
-    assert logged["gradient_norm_total"] == pytest.approx(everything["gradient_norm_total"])
-    with pytest.raises(ValueError, match=r"layers: 'nte.0' matches none of the 4 layers of Lit; .*'net.0'"):
-        fit(tmp_path, Lit(mlp()), SignalMonitor(layers="nte.0"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"every_n_steps": 0}, "every_n_steps must be at least 1, got 0"),
-        ({"weights": ("varianec",)}, "weights: 'varianec' is no statistic of weights; the closest are 'variance'"),
-        ({"gradients": ("saturation",)}, "gradients: 'saturation' is no statistic of gradients"),
-    ],
-)
-def test_bad_arguments_are_refused_at_construction(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        SignalMonitor(**arguments)
-
-
-def test_a_string_is_not_taken_for_a_sequence_of_statistics():
-    with pytest.raises(TypeError, match="weights must be a sequence"):
-        SignalMonitor(weights="variance")
 
 
 # --- alerts ---------------------------------------------------------------------------------------------------------

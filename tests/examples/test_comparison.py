@@ -5,11 +5,14 @@ import itertools
 import json
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from making import made_up
+from scipy import stats
 
 from examples import compare, runs, statistics, tables
 from examples.comparison import compare as compared
@@ -30,6 +33,25 @@ def test_the_interval_is_the_percentile_bootstrap(values):
     spread = max(values) - min(values)
     assert (low, high) == pytest.approx(tuple(exact_interval(values)), abs=0.06 * spread)
     assert statistics.interval(values) == (mean, low, high)  # the draws are seeded
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_the_intervals_of_many_rows_are_those_of_each(seeds):
+    rows = np.random.default_rng(0).random((7, seeds))
+    each = [statistics.interval(row) for row in rows]
+    np.testing.assert_allclose(statistics.intervals(rows), each, rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 30])
+def test_the_interquartile_mean_is_scipys(count):
+    values = np.random.default_rng(0).normal(size=(5, count))
+    np.testing.assert_array_equal(statistics.interquartile_mean(values), stats.trim_mean(values, 0.25, axis=-1))
+
+
+def test_the_comparison_does_without_torch():
+    """It takes seconds to import, and 500 MiB."""
+    script = "import sys, examples.compare; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_one_value_has_no_interval_and_none_has_no_mean():

@@ -4,13 +4,24 @@ import math
 
 import pytest
 import torch
-from making import command
+from making import command, made_up
 from torch import nn
 
 from examples import models
 from examples.classifier import Classifier
+from examples.comparison import compare
 from examples.data import digits
-from examples.published import claims, glorot2010, hayou2019, nielsen, probing, saxe2013, schoenholz2017, selu
+from examples.published import (
+    claims,
+    glorot2010,
+    hayou2019,
+    nielsen,
+    pretraining,
+    probing,
+    saxe2013,
+    schoenholz2017,
+    selu,
+)
 from examples.published.claims import Claim
 from lightning_init import initialize
 
@@ -19,7 +30,9 @@ SMALLEST = {
     "glorot2010": ["seed=0", "initializer=uniform_rule"],
     "hayou2019": ["seed=0", "model.depth=2"],
     "he2015": ["seed=0", "model.depth=22", "initializer=he_normal"],
+    "he2015_convolutions": ["seed=0", "model.depth=22", "initializer=he_normal"],
     "nielsen": ["seed=0", "model.depth=1,3", "initializer=lecun_normal"],
+    "pretraining": ["seed=0", "initializer=uniform_rule,published/pretrained_dae"],
     "saxe2013": ["seed=0", "model.depth=1,3", "initializer=orthogonal"],
     "schoenholz2017": ["seed=0", "model.depth=2", "initializer.sigma_w=1.0"],
     "selu": ["seed=0", "model.depth=8", "initializer=published/selu_1"],
@@ -146,3 +159,21 @@ def test_sigma_w_is_read_off_the_weights():
 
 def test_an_open_range_is_written_in_words():
     assert Claim("a", "q", "-", 20, math.inf, "{:.0f}").expected() == "20 or more"
+
+
+def test_the_gain_of_pretraining_is_the_least_over_pairs_of_one_seed(tmp_path):
+    curves = {
+        ("uniform_rule", 0): [0.1, 0.6],
+        ("uniform_rule", 1): [0.3, 0.2],
+        ("RBMs", 0): [0.5, 0.7],
+        ("RBMs", 1): [0.6, 0.9],
+        ("RBMs", 2): [0.0, 0.0],  # has no partner
+    }
+    for (name, seed), accuracy in curves.items():
+        made_up(tmp_path / f"{name}{seed}", initializer=name, seed=seed, accuracy=accuracy)
+    pairs = pretraining.measured(compare([tmp_path]))
+    assert [(claim.setting, claim.quantity) for claim, _ in pairs] == [
+        ("RBMs", "least gain in accuracy over uniform_rule, after epoch 1"),
+        ("RBMs", "least gain in accuracy over uniform_rule, at the end"),
+    ]
+    assert [got for _, got in pairs] == pytest.approx([0.3, 0.1])
