@@ -2,7 +2,10 @@
 
 import json
 
-from benchmarks import signal_propagation
+import pytest
+
+from benchmarks import monitor, signal_propagation
+from benchmarks.monitoring import workloads
 
 
 def test_signal_propagation_writes_its_rows_and_keeps_the_others(tmp_path, capsys):
@@ -20,3 +23,43 @@ def test_signal_propagation_writes_its_rows_and_keeps_the_others(tmp_path, capsy
     assert abs(backward) < 1
     assert abs(row["torch_default"][0]) > 1
     assert "mlp-GELU-10" in capsys.readouterr().out
+
+
+@pytest.fixture
+def figures_of(tmp_path, monkeypatch):
+    """Runs the benchmark of the monitor on a tiny workload, and returns the rows that it writes."""
+    monkeypatch.setitem(workloads.WORKLOADS, "tiny", (lambda: workloads.mlp(4, 4, 10), (8, 4)))
+
+    def run(*arguments):
+        path = tmp_path / "results" / "figures.json"
+        monitor.main([*arguments, "--out", str(path)])
+        found = json.loads(path.read_text())
+        assert found["environment"]["torch"]
+        return found["rows"]
+
+    return run
+
+
+@pytest.mark.parametrize("way", ["monitor", "with alerts", "naive", "self.log"])
+def test_monitor_reports_the_ratio_of_the_step_times_with_an_interval(figures_of, way):
+    (row,) = figures_of("--workloads", "tiny", "--ways", way, "--threads", "1", "--seconds", "0")
+    assert (row["workload"], row["way"], row["threads"]) == ("tiny", way, 1)
+    assert 0 < row["low"] <= row["ratio"] <= row["high"]
+    assert row["steps"] == 2 * (monitor.BLOCK - 1) * (monitor.PAIRS - 2)
+
+
+def test_monitor_skips_a_peer_that_is_not_installed(figures_of, monkeypatch):
+    monkeypatch.setattr(monitor.WAYS["wandb"], "needs", "no_such_package")
+    (row,) = figures_of("--workloads", "tiny", "--ways", "wandb", "--threads", "1")
+    assert row["skipped"] == "no_such_package is not installed"
+
+
+def test_monitor_over_many_steps_writes_at_most_twelve_bytes_per_value_beside_its_tag(figures_of):
+    (row,) = figures_of("--soak", "200")
+    assert len(row["resident_mib"]) == 10
+    assert 4 < row["bytes_per_value_without_tag"] <= 12
+
+
+def test_monitor_over_depth_measures_totals_only_and_every_layer(figures_of):
+    rows = figures_of("--layers", "2", "4")
+    assert [(row["layers"], row["totals_only"]) for row in rows] == [(2, True), (2, False), (4, True), (4, False)]
