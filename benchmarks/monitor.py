@@ -4,6 +4,7 @@
     python -m benchmarks.monitor --workloads W1 --ways monitor --seconds 20
     python -m benchmarks.monitor --soak 20000             # memory and file size over many steps
     python -m benchmarks.monitor --layers 100 1000 10000  # cost over depth
+    python -m benchmarks.monitor --parts --workloads W1 W3 --threads 1  # what the microseconds are spent on
 
 Blocks of steps with and without hooks alternate inside one `Trainer.fit`, so that whatever else the machine does hits
 both alike. The ratio is that of the median step times; its interval is a bootstrap over pairs of neighbouring blocks.
@@ -28,6 +29,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.environment import environment
+from benchmarks.monitoring.parts import Clock, medians, table, timed_monitor
 from benchmarks.monitoring.scale import depth, soak
 from benchmarks.monitoring.ways import WAYS, Way
 from benchmarks.monitoring.workloads import WORKLOADS, Lit, trainer_for
@@ -78,11 +80,16 @@ class Toggle(Callback):
 
 
 def measure(workload: str, way: str, threads: int, seconds: float) -> Row:
+    return {"workload": workload, "way": way, "threads": threads, **compared(workload, WAYS[way](), threads, seconds)}
+
+
+def compared(workload: str, way: Way, threads: int, seconds: float) -> Row:
+    """Return the ratio of the step times with and without `way`, its interval, and what the steps took."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     build, shape = WORKLOADS[workload]
     data = TensorDataset(torch.randn(shape).repeat(4, *[1] * (len(shape) - 1)), torch.randint(10, (4 * shape[0],)))
-    toggle = Toggle(WAYS[way](), seconds)
+    toggle = Toggle(way, seconds)
     with tempfile.TemporaryDirectory() as directory:
         trainer = trainer_for(directory, toggle, max_epochs=-1)
         trainer.fit(Lit(build()), DataLoader(data, batch_size=shape[0]))
@@ -91,9 +98,6 @@ def measure(workload: str, way: str, threads: int, seconds: float) -> Row:
     off = float(np.median([t for _, block in pairs for t in block]))
     means = [float(np.mean([t for pair in pairs for t in pair[which]])) for which in (0, 1)]
     return {
-        "workload": workload,
-        "way": way,
-        "threads": threads,
         "ratio": round(ratio, 4),
         "low": round(low, 4),
         "high": round(high, 4),
@@ -126,6 +130,24 @@ def compare(workloads: Sequence[str], ways: Sequence[str], threads: Sequence[int
             yield measure(workload, way, number, seconds)
 
 
+def parts(workloads: Sequence[str], threads: Sequence[int], seconds: float) -> Iterator[Row]:
+    """Yield, for each workload, the microseconds in each part of the monitor, and what it and empty hooks add."""
+    for workload, number in itertools.product(workloads, threads):
+        added = {
+            way: compared(workload, WAYS[way](), number, seconds)["added_us"] for way in ("with alerts", "empty hooks")
+        }
+        clock, steps = Clock(), []
+        with clock.running():
+            compared(workload, timed_monitor(clock, steps)(), number, seconds)
+        yield {
+            "workload": workload,
+            "threads": number,
+            **medians(steps),
+            "added to the step": added["with alerts"],
+            "added by empty hooks": added["empty hooks"],
+        }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
@@ -135,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--soak", type=int, metavar="STEPS", help="instead: memory and file size over many steps")
     instead.add_argument("--layers", type=int, nargs="+", metavar="N", help="instead: cost over depth")
+    instead.add_argument("--parts", action="store_true", help="instead: microseconds in each part of the monitor")
     parser.add_argument("--out", type=Path, help="JSON file for the figures; default: benchmarks/results/monitor*.json")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
@@ -142,19 +165,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, found = "monitor_soak", iter([soak(options.soak)])
     elif options.layers:
         name, found = "monitor_layers", (depth(n, totals=totals) for n in options.layers for totals in (True, False))
+    elif options.parts:
+        name, found = "monitor_parts", parts(options.workloads, options.threads, options.seconds)
     else:
         name, found = "monitor", compare(options.workloads, options.ways, options.threads, options.seconds)
-    write(found, options.out or RESULTS / f"{name}.json")
+    rows = write(found, options.out or RESULTS / f"{name}.json")
+    if options.parts:
+        print(table(rows))
 
 
-def write(found: Iterator[Row], path: Path) -> None:
-    """Print each row as it comes, and write all of them with the environment as it was before."""
+def write(found: Iterator[Row], path: Path) -> list[Row]:
+    """Print each row as it comes, write all of them with the environment as it was before, and return them."""
     before, rows = environment(), []
     for row in found:
         rows.append(row)
         print(row, flush=True)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"environment": before, "rows": rows}, indent=1) + "\n")
+    return rows
 
 
 if __name__ == "__main__":
