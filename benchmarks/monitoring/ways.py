@@ -157,20 +157,42 @@ class Wandb(Way):
 
 
 class Delve(Way):
-    """delve's `SaturationTracker`: variance of activations alone."""
+    """delve's `SaturationTracker`: covariance of the activations of linear and convolutional layers, never saved."""
 
     needs = "delve"
 
     def start(self, trainer: Trainer, model: LightningModule) -> None:
         from delve import SaturationTracker
 
-        self.tracker = SaturationTracker(tempfile.mkdtemp(), save_to="csv", modules=model, stats=["lsat"])
+        self.tracker = SaturationTracker(tempfile.mkdtemp(), save_to="csv", modules=model, device="cpu")
 
     def on(self) -> None:
         self.tracker.resume()
 
     def off(self) -> None:
         self.tracker.stop()
+
+
+class Fastai(Way):
+    """What fastai's `ActivationStats` does outside of its own Learner: mean, std, share near zero; kept in memory."""
+
+    needs = "fastai"
+
+    def start(self, trainer: Trainer, model: LightningModule) -> None:
+        from fastai.callback.hook import ActivationStats, Hooks
+
+        self.make = lambda: Hooks([layer.module for layer in find_layers(model)], ActivationStats().hook, cpu=True)
+        self.on()
+        self.stats: list[object] = []
+
+    def on(self) -> None:
+        self.hooks = self.make()
+
+    def off(self) -> None:
+        self.hooks.remove()
+
+    def batch_end(self, trainer: Trainer, model: LightningModule) -> None:
+        self.stats.append(self.hooks.stored)
 
 
 WAYS: dict[str, type[Way]] = {
@@ -181,4 +203,5 @@ WAYS: dict[str, type[Way]] = {
     "self.log": SelfLog,
     "wandb": Wandb,
     "delve": Delve,
+    "fastai": Fastai,
 }
