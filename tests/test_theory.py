@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from lightning_init.gains import exact, moments
 from lightning_init.nonlinearities import Nonlinearity, resolve
 from lightning_init.theory import (
+    CriticalPoint,
     Layer,
     chi,
     correlation_map,
@@ -283,7 +285,9 @@ def test_a_critical_point_is_a_fixed_point_at_which_gradients_are_kept(name: Non
 
 @pytest.mark.parametrize("search", [critical_point, edge_of_chaos])
 @pytest.mark.parametrize("name", ["hardshrink", torch.sign])
-def test_functions_without_a_slope_have_no_critical_point(name: Nonlinearity, search) -> None:  # type: ignore[no-untyped-def]
+def test_functions_without_a_slope_have_no_critical_point(
+    name: Nonlinearity, search: Callable[[Nonlinearity], CriticalPoint]
+) -> None:
     with pytest.raises(ValueError, match=rf"^{resolve(name).label} has no"):
         search(name)
 
