@@ -16,7 +16,7 @@ def is_zero_everywhere(excess: Callable[[float], float]) -> bool:
 
 
 def roots(excess: Callable[[float], float]) -> list[float]:
-    """Return the sign changes of `excess(q)` on a logarithmic grid; rounding errors around 0 are none.
+    """Return the sign changes of `excess(q)` on a logarithmic grid; rounding errors around 0 and poles are none.
 
     >>> [round(root, 12) for root in roots(lambda q: (q - 2) * (q - 30))]
     [2.0, 30.0]
@@ -25,7 +25,7 @@ def roots(excess: Callable[[float], float]) -> list[float]:
     values = [value if abs(value := excess(q)) > NOISE else 0.0 for q in grid]
     found = []
     for i in range(1, len(grid)):
-        if values[i - 1] * values[i] < 0:
+        if values[i - 1] * values[i] < 0 and math.inf not in (values[i - 1], values[i]):
             found.append(_between(excess, grid[i - 1], grid[i]))
         elif values[i] == 0 and values[i - 1] != 0 and values[i + 1 : i + 2] != [0.0]:
             found.append(grid[i])

@@ -38,8 +38,9 @@ class Call:
 
     def copied(self, device: torch.device | None = None) -> Call:
         """Return the same with copies of all tensors, on `device` if given: a model may work in place."""
-        args = tuple(_copied(one, device) for one in self.args)
-        return Call(args, {k: _copied(v, device) for k, v in self.kwargs.items()}, _copied(self.target, device))
+        with torch.inference_mode(mode=False):  # autograd refuses tensors that were made in it
+            args = tuple(_copied(one, device) for one in self.args)
+            return Call(args, {k: _copied(v, device) for k, v in self.kwargs.items()}, _copied(self.target, device))
 
 
 def call_of(model: nn.Module, batch: object) -> Call:

@@ -72,12 +72,16 @@ class Diagnosis:
         """What is worth knowing and not wrong."""
         notes = []
         if self.profile.idle:
-            names = ", ".join(self.profile.idle[:5]) + (", ..." if len(self.profile.idle) > 5 else "")
-            notes.append(f"never ran in this forward pass: {names}")
+            notes.append(f"never ran in this forward pass: {_some(self.profile.idle)}")
         sleeper = asleep(self.profile)
         if sleeper is not None and self.verdict == "healthy":
             notes.append(f"{sleeper} starts at zero, so what stands before it gets its first gradient at step 2")
-        if all(layer.gradient_norm is None for layer in self.profile.layers):
+        untrained = all(layer.gradient_norm is None for layer in self.profile.layers)
+        if self.profile.cut and not untrained:
+            end = "the first output" if self.profile.loss is None else "the loss"
+            names = _some(self.profile.cut)
+            notes.append(f"no gradient comes back from {end} to: {names} (detached on the way, or used elsewhere)")
+        if untrained:
             notes.append("no parameter gets a gradient: all are frozen, or the output does not depend on them")
         return tuple(notes)
 
@@ -124,6 +128,10 @@ class Diagnosis:
         above.legend(frameon=False)
         figure.suptitle(f"{self.model}: {self.verdict}")
         return figure
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _draw(axes: Axes, label: str, values: Sequence[float | None], series: str, style: str) -> None:

@@ -74,7 +74,7 @@ def resolve(nonlinearity: Nonlinearity, *, negative_slope: float | None = None) 
         return _custom_module(nonlinearity)
     if isinstance(nonlinearity, str) or not callable(nonlinearity):
         raise TypeError(f"nonlinearity must be a name, a module or a callable, got {nonlinearity!r}")
-    label = getattr(nonlinearity, "__qualname__", repr(nonlinearity))
+    label = getattr(nonlinearity, "__qualname__", repr(nonlinearity)).removeprefix("_VariableFunctionsClass.")
     return Elementwise(label, None, {}, _certain(nonlinearity), memo=_memo_of(nonlinearity))
 
 

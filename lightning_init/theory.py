@@ -276,15 +276,16 @@ def critical_point(nonlinearity: Nonlinearity) -> CriticalPoint:
 
     def excess(q: float) -> float:
         at = moments(nonlinearity, q)
-        return at.growth / at.slope_square - 1
+        return at.growth / at.slope_square - 1 if at.slope_square > 0 else math.inf
 
-    if is_zero_everywhere(excess):
-        return _critical(nonlinearity, 1.0, 0.0)
-    if _attracts_at_zero(nonlinearity):
+    everywhere = is_zero_everywhere(excess)
+    if not everywhere and _attracts_at_zero(nonlinearity):
         return _critical_at_zero(nonlinearity)
-    for q in roots(excess):
+    for q in [1.0] if everywhere else roots(excess):
         bias_variance = q - _ratio(moments(nonlinearity, q))
-        if bias_variance >= 0:
+        if abs(bias_variance) < NOISE * q:
+            return _critical(nonlinearity, q, 0.0)
+        if bias_variance > 0:
             return _critical(nonlinearity, q, math.sqrt(bias_variance))
     raise ValueError(
         f"{resolve(nonlinearity).label} has no critical point: at no variance are gradients and deviations of the "

@@ -216,6 +216,14 @@ def test_it_says_the_same_every_time_and_inside_no_grad():
     assert first.keys() == second.keys()
 
 
+def test_it_is_no_different_inside_inference_mode():
+    model, x = mlp(depth=3), batch()
+    outside = diagnose(model, x).to_dict()
+    with torch.inference_mode():
+        assert diagnose(model, x).to_dict() == outside
+        assert diagnose(model, x.clone()).to_dict() == outside
+
+
 def test_batches_of_every_form():
     class Two(nn.Module):
         def __init__(self):
@@ -278,6 +286,66 @@ def test_a_layer_that_never_runs_is_named():
             return self.used(x)
 
     assert "never ran in this forward pass: forgotten" in str(diagnose(Forgetful(), batch()))
+
+
+class Between(nn.Module):
+    """Two layers, and an operation on the signal between them."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.a, self.b, self.between = nn.Linear(32, 32), nn.Linear(32, 4), between
+
+    def forward(self, x):
+        return self.b(self.between(self.a(x)))
+
+
+def test_a_layer_that_no_gradient_comes_back_to_is_named():
+    found = diagnose(Between(torch.detach), batch())
+    assert found.notes == (
+        "no gradient comes back from the first output to: a (detached on the way, or used elsewhere)",
+    )
+    assert diagnose(Between(torch.relu), batch()).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "layer"), [(Between(torch.zeros_like), batch(), "b"), (mlp(), 0 * batch(), "0")]
+)
+def test_layers_that_get_nothing_but_zeros_are_dead(model, x, layer):
+    initialize(model, "he_normal", seed=0)
+    (finding,) = diagnose(model, x).findings
+    assert (finding.kind, finding.layer) == ("dead", layer)
+    assert "nothing but zeros enters" in finding.text
+
+
+def test_an_operation_that_makes_nan_is_blamed_and_not_the_weights():
+    model = Between(torch.log)
+    initialize(model, "lecun_normal", seed=0)
+    (finding,) = diagnose(model, batch()).findings
+    assert (finding.kind, finding.layer) == ("exploding", "b")
+    assert "a logarithm" in finding.cure
+
+
+def test_no_std_is_said_to_be_right_behind_what_no_gain_is_known_of():
+    gates = nn.Sequential(*[part for _ in range(12) for part in (nn.Linear(32, 64), nn.GLU())])
+    initialize(gates, "lecun_normal", seed=0)
+    found = diagnose(gates, batch())
+    assert found.verdict == "vanishing"
+    assert not any("None" in finding.cure or "every weight" in finding.cure for finding in found.findings)
+
+
+def test_what_the_next_operation_makes_large_again_has_not_vanished():
+    class Sine(nn.Module):
+        def forward(self, x):
+            return torch.sin(30 * x)
+
+    model = mlp(Sine, depth=6)
+    initialize(model, "auto", seed=0)
+    found = diagnose(model, batch())
+    assert found.profile.spine[0].step < -3
+    assert found.verdict == "healthy"
+    for index in range(1, len(model), 2):
+        model[index] = nn.Identity()
+    assert diagnose(model, batch()).verdict == "vanishing"
 
 
 def test_a_frozen_network_has_a_forward_profile():

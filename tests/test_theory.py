@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from lightning_init.gains import exact, moments
 from lightning_init.nonlinearities import Nonlinearity, resolve
 from lightning_init.theory import (
+    CriticalPoint,
     Layer,
     chi,
     correlation_map,
@@ -271,3 +273,29 @@ def test_bad_input_is_refused() -> None:
             critical_point(name)
     with pytest.raises(ValueError, match="is not known; closest: tanh"):
         edge_of_chaos("tanhh")
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "softshrink", torch.abs])
+def test_a_critical_point_is_a_fixed_point_at_which_gradients_are_kept(name: Nonlinearity) -> None:
+    point = critical_point(name)
+    kept = variance_map(name, point.q, sigma_w=point.sigma_w, sigma_b=point.sigma_b)
+    assert kept == pytest.approx(point.q, rel=1e-9)
+    assert chi(name, point.q, sigma_w=point.sigma_w) == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("search", [critical_point, edge_of_chaos])
+@pytest.mark.parametrize("name", ["hardshrink", torch.sign])
+def test_functions_without_a_slope_have_no_critical_point(
+    name: Nonlinearity, search: Callable[[Nonlinearity], CriticalPoint]
+) -> None:
+    with pytest.raises(ValueError, match=rf"^{resolve(name).label} has no"):
+        search(name)
+
+
+def test_a_pole_is_no_fixed_point() -> None:
+    with pytest.raises(ValueError, match="softshrink has no edge of chaos"):
+        edge_of_chaos("softshrink")
+
+
+def test_functions_of_torch_are_called_as_users_call_them() -> None:
+    assert resolve(torch.square).label == "square"

@@ -18,6 +18,9 @@ from lightning_init.nonlinearities import Nonlinearity, resolve
 
 LONG = 5
 """Layers from which a chain gets isometries; in a shorter one independent weights do, and nothing adds up."""
+STEEP = 2.0
+"""Growth of the squared gradient per layer at unit variance that even a short chain does not get away with; that behind
+sin(30 x) is 900."""
 BORDERS = 16
 """Convolutions from which padding takes more than half of the signal, so that only the middle tap is used."""
 
@@ -72,7 +75,7 @@ def _growth(structure: Structure, shared: float | None) -> dict[str, float]:
 
 
 def _choice(found: Found, structure: Structure, square: float | None, growth: float) -> Choice:
-    chained = found.chain >= LONG and _dense(found.module)
+    chained = (found.chain >= LONG or _steep(found)) and _dense(found.module)
     initializer, variance, why = (_in_chain if chained else _alone)(found, structure, square)
     if found.window > 1 and growth != 1:
         initializer = _scaled(initializer, 1 / math.sqrt(growth))
@@ -109,7 +112,7 @@ def _alone(found: Found, structure: Structure, square: float | None) -> tuple[Va
         gain, why = 1.0, "no nonlinearity in front: gain 1"
     else:
         gain = exact(found.front).forward
-        why = f"behind {_label(found.front)}: gain {gain:.4g}"
+        why = f"behind {'a gate with ' if found.gated else ''}{_label(found.front)}: gain {gain:.4g}"
     return VarianceScaling(gain**2, "fan_in", "normal"), 1.0, why
 
 
@@ -157,6 +160,12 @@ def _behind(arrives: Setting, function: Nonlinearity | None, paired: bool, varia
     }[arrives.symmetry]
     kept = f"variance {arrives.q:.3g} and gradients (x {arrives.chi:.4f} per layer) are kept"
     return arrives.sigma_w * math.sqrt(variance / arrives.q), f"{how}: gain {arrives.sigma_w:.4g}, {kept}"
+
+
+def _steep(found: Found) -> bool:
+    """Return whether a nonlinearity around a layer asks for a small variance, as sin(30 x) does, in any chain."""
+    functions = [function for function in (found.front, *found.feeds.values()) if function is not None]
+    return any(exact(f).chi > STEEP for f in functions)
 
 
 def _setting(function: Nonlinearity | None, chain: int) -> Setting | None:

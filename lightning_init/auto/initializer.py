@@ -66,6 +66,10 @@ class Auto(Calibration):
     batch: object = field(default=None, repr=False, compare=False)
     correct: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.correct, bool):
+            raise TypeError(f"correct of Auto must be True or False, got {self.correct!r}")
+
     @property
     def needs_data(self) -> bool:
         """Whether it is a calibration."""
@@ -158,9 +162,11 @@ class Chosen(Initializer):
 def _chosen(model: nn.Module, batch: object) -> Chosen:
     walk, how = dataflow(model, _arguments(model, batch))
     if walk is None:
+        cure = "give a batch, Auto(batch=...), or set example_input_array"
+        cure = cure if batch is None else "give a batch that its forward takes"
         warnings.warn(
             f"auto cannot follow the data flow of {type(model).__name__} ({how}), so every layer gets the gain of what "
-            "is registered behind it: give a batch, Auto(batch=...), or set example_input_array",
+            f"is registered behind it: {cure}",
             stacklevel=5,
         )
         return Chosen({name: _guess(one) for name, one in followers(model).items()}, "not followed")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import fx, nn
 
 from lightning_init.nonlinearities import Nonlinearity, recognise
-from lightning_init.tracing.pointwise import operation, region_behind, signals
+from lightning_init.tracing.pointwise import Pointwise, nature, operation, region_behind, signals
 from lightning_init.tracing.roles import keeps_forward
 from lightning_init.tracing.walk import Walk
 
@@ -29,12 +29,14 @@ class Found:
         module: the layer.
         order: when it runs.
         front: the nonlinearity in front; None for none.
+        gated: whether `front` only weighs a second signal: `nn.GLU`.
         kept: share that dropout in front lets through.
         normalized: whether a normalization stands between `front` and here, or no layer before.
         feeds: layers whose inputs are this layer's outputs, each through `through[name]` alone.
         chain: layers of the longest chain of such links that this one is in.
         branch: whether its output ends a residual branch.
-        head: whether its output leaves the model.
+        head: whether its output leaves the model without meeting another layer.
+        follower: the nonlinearity behind it; None for none.
         window: how many values the max pooling in front takes the largest of; 1 for none.
     """
 
@@ -42,6 +44,7 @@ class Found:
     module: nn.Module
     order: int
     front: Nonlinearity | None = None
+    gated: bool = False
     kept: float = 1.0
     normalized: bool = False
     first: bool = False
@@ -50,6 +53,7 @@ class Found:
     chain: int = 1
     branch: bool = False
     head: bool = False
+    follower: Nonlinearity | None = None
     window: int = 1
 
 
@@ -97,7 +101,12 @@ def structure(walk: Walk) -> Structure:
             if uses.count(name) == uses.count(target) == 1:
                 found[name].feeds[target] = function
                 found[target].source = name
-        found[name].head = walk.follow(node).reason == "last layer"
+        found[name].head = _is_last(walk, node)
+        found[name].follower = walk.follow(node).nonlinearity
+    for one in found.values():
+        for target, function in one.feeds.items():
+            if isinstance(function, Pointwise):  # sin(30 x), of which looking back sees the sine alone
+                found[target].front = function
     _count_chains(found)
     for name, module in walk.modules():
         found.update({one.name: one for one in _in_block(name, module)})
@@ -139,6 +148,10 @@ def _look_back(walk: Walk, node: fx.Node, found: Found) -> None:
         module = walk.module_at(source)
         if walk.is_layer(source) or walk.is_block(source):
             return
+        if isinstance(module, nn.GLU) or operation(source) == "glu":
+            if not found.normalized:
+                found.front, found.gated = "sigmoid", True
+            return
         if isinstance(module, nn.modules.dropout._DropoutNd):  # noqa: SLF001 (the common base has no public name)
             found.kept *= 1 - module.p
         found.normalized |= "norm" in (type(module).__name__ if module is not None else operation(source)).lower()
@@ -168,8 +181,9 @@ def _links(walk: Walk, node: fx.Node) -> Iterator[tuple[str, Nonlinearity | None
     while queue:
         at, function = queue.pop()
         users = walk.users(at)
-        region = region_behind(at) if function is None and len(users) > 1 else None
-        if region is not None:
+        scaled = len(users) == 1 and walk.nonlinearity(users[0]) is None
+        region = region_behind(at) if function is None and (len(users) > 1 or scaled) else None
+        if region is not None and (len(users) > 1 or nature(region[1]) == "nonlinear"):
             queue.append((region[0], region[1]))
             continue
         if function is None and len(users) != 1:
@@ -192,6 +206,19 @@ def _keeps_channels(walk: Walk, node: fx.Node) -> bool:
         return name in _SAME or "pool" in name or "dropout" in name
     name = type(module).__name__
     return isinstance(module, (nn.Identity, nn.Flatten)) or "Pool" in name or "Dropout" in name
+
+
+def _is_last(walk: Walk, node: fx.Node) -> bool:
+    """Return whether no layer sees the output of `node`: a tanh or a loss behind the last layer is no layer."""
+    queue, seen = walk.users(node), {node}
+    while queue:
+        user = queue.pop()
+        if walk.is_layer(user) or walk.is_block(user):
+            return False
+        if user not in seen:
+            seen.add(user)
+            queue += walk.users(user)
+    return True
 
 
 def _count_chains(found: dict[str, Found]) -> None:

@@ -18,7 +18,7 @@ Symmetry: TypeAlias = Literal["odd", "centred", "mirrored", "none"]
 
 BUDGET = 0.3
 """Decades that the squared gradient may grow or shrink over a whole chain."""
-_GRID = [10 ** (-step / 12) for step in range(49)]  # variances tried, 1 to 1e-4
+_GRID = [10 ** (-step / 12) for step in range(73)]  # variances tried, 1 to 1e-6
 _STEEP = 1.05
 _WINDOWS = 200_000  # pairs of windows that `pooled` samples
 

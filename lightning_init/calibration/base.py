@@ -89,10 +89,11 @@ class Calibration(WholeModel):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        name = type(self).__name__
+        settings = self.label.partition("(")[2] or ")"
+        call = f"{type(self).__name__}({settings}"
         raise ValueError(
-            f"initializer {self.label} needs data and the whole model: use lightning_init.calibrate(model, {name}(), "
-            f"batches), or InitCallback({name}()), which takes the Trainer's training data"
+            f"initializer {self.label} needs data and the whole model: use lightning_init.calibrate(model, {call}, "
+            f"batches), or InitCallback({call}), which takes the Trainer's training data"
         )
 
     @property
@@ -147,7 +148,7 @@ class Calibration(WholeModel):
 
 def first(batches: Iterable[object], number: int = 1) -> list[object]:
     """Return the first `number` of `batches`; fewer, if there are no more."""
-    if isinstance(batches, (torch.Tensor, dict)):
+    if isinstance(batches, (torch.Tensor, dict)) or not isinstance(batches, Iterable):
         raise TypeError(f"batches must be an iterable of batches, got one {type(batches).__name__}: give [batch]")
     found = list(islice(batches, number))
     if not found:

@@ -65,7 +65,7 @@ class Greedy(Calibration):
                 raise TypeError(f"{name} of {type(self).__name__} must be a whole number, got {value!r}")
             if value < 1:
                 raise ValueError(f"{name} of {type(self).__name__} must be at least 1, got {value}")
-        number(self, "learning_rate", minimum=0)
+        number(self, "learning_rate", above=0)
 
     @property
     def start(self) -> InitializerLike:

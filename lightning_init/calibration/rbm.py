@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,6 +78,8 @@ class Rbm(Greedy):
         for step, batch in enumerate(minibatches(inputs, self.epochs)):
             momentum = _MOMENTUM if step < _EARLY * len(inputs) else _FINAL_MOMENTUM
             units = up(batch)
+            if not bool(units.isfinite().all()):
+                return Learned(torch.full_like(parts[0], math.nan), parts[1], before, math.nan)  # it has diverged
             imagined = down(torch.bernoulli(units))
             after = up(imagined)
             slopes = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from itertools import islice
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from lightning_init._running import call_of
 from lightning_init.calibration.batches import undrawn
 from lightning_init.callbacks._trainer import is_a
 
@@ -53,13 +54,16 @@ def first_batches(trainer: Trainer, data: object, number: int = 1) -> Iterator[l
 
 @contextmanager
 def taking_batches(pl_module: LightningModule, batches: list[object]) -> Iterator[list[object]]:
-    """Yield the batches for `pl_module(...)`; a module without `forward` runs its `training_step` meanwhile.
+    """Yield the batches for `pl_module(...)`; where that cannot take them it runs its `training_step` meanwhile.
 
-    What that step logs is dropped, and its metrics are put back.
+    That is so without a `forward`, and for dicts whose keys `forward` does not name: only `training_step` knows what of
+    them is the input. What that step logs is dropped, and its metrics are put back.
     """
     if is_overridden("forward", pl_module, LightningModule):
-        yield batches
-        return
+        foreign = isinstance(batches[0], Mapping) and not call_of(pl_module, batches[0]).kwargs
+        if not (foreign and pl_module.automatic_optimization):
+            yield batches
+            return
     if not pl_module.automatic_optimization:
         raise ValueError(
             f"{type(pl_module).__name__} has no forward, and its training_step optimizes by itself: give it a forward "
@@ -68,7 +72,15 @@ def taking_batches(pl_module: LightningModule, batches: list[object]) -> Iterato
     silent = {"log": lambda *_, **__: None, "log_dict": lambda *_, **__: None}
     before = {name: vars(pl_module)[name] for name in (*silent, "forward") if name in vars(pl_module)}
     metrics = [(one, deepcopy(vars(one))) for one in pl_module.modules() if is_a(one, "Metric")]
-    vars(pl_module).update(silent, forward=lambda batch: pl_module.training_step(batch, 0))
+
+    def step(batch: object) -> object:
+        del vars(pl_module)["forward"]  # which the step may call
+        try:
+            return pl_module.training_step(batch, 0)
+        finally:
+            vars(pl_module)["forward"] = step
+
+    vars(pl_module).update(silent, forward=step)
     try:
         yield [(batch,) for batch in batches]
     finally:

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lightning_init.signals import fast
 from lightning_init.signals.catalogue import FULL, LEAN
@@ -21,6 +22,8 @@ from lightning_init.signals.transfer import Sent, Transfer
 Transfers: TypeAlias = Callable[[torch.device], Transfer]
 Bounds: TypeAlias = tuple[float, float]
 
+_DEAD = 1  # what is known of a unit; 0: nothing, 2: it lives
+
 
 class Taken(NamedTuple):
     """What a gauge had pooled.
@@ -28,12 +31,12 @@ class Taken(NamedTuple):
     Args:
         moments: of what was reduced here and pooled at once.
         summaries: of the rest.
-        dead: share of the units that were zero throughout, where units are followed.
+        units: how many were zero throughout, and how many there are, where units are followed.
     """
 
     moments: Moments | None
     summaries: list[Summary | Sent]
-    dead: Sent | None = None
+    units: Sent | None = None
 
     def summary(self) -> Summary:
         """Return the summary of everything, after waiting for what was sent."""
@@ -80,8 +83,9 @@ class Gauge:
         self._summaries: list[Summary | Sent] = []
         self._follows_units = unit_dim is not None and "zero_fraction" in series.values()
         self._unit_dim = unit_dim
-        self._alive: Tensor | None = None  # for each unit, whether it was ever not zero
+        self._units: Tensor | None = None  # what is known of each unit
         self._state: Tensor | None = None  # what compiled graphs write to
+        self._unit_state: Tensor | None = None  # the same, for units
         self.traced = False  # whether compiled graphs write to it
 
     def add(self, values: Tensor) -> None:
@@ -90,19 +94,26 @@ class Gauge:
             self.pool(fast.moments(values))
         else:
             self._send(summarize(values, self._bounds, only_moments=self.lean))
-            if self._follows_units:
-                self._follow(values.detach())
+            if self._follows_units and values.ndim and values.numel():
+                self._pool_units(self._seen(values.detach()))
 
     def pool(self, moments: Moments) -> None:
         """Pool the moments of some values with what came before."""
         self._moments = moments if self._moments is None else fast.merged(self._moments, moments)
 
-    def prepare(self, device: torch.device) -> None:
-        """Make room on `device` for what compiled graphs will pool."""
+    def prepare(self, device: torch.device, units: int) -> None:
+        """Make room on `device` for what compiled graphs will pool.
+
+        Args:
+            device: of the values.
+            units: how many a layer has at most; of an output that has more, there is no `zero_fraction`.
+        """
         if self._state is not None and self._state.device == device:
             return  # graphs of an earlier fit go on writing to it
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._state = torch.tensor(Summary(), dtype=dtype, device=device)
+        if self._follows_units:
+            self._unit_state = torch.zeros(units, dtype=torch.uint8, device=device)
 
     def trace(self, values: Tensor) -> None:
         """Pool `values` from within a graph that is being compiled."""
@@ -110,17 +121,26 @@ class Gauge:
             part = summarize(values, self._bounds, only_moments=self.lean).to(self._state)
             self._state.copy_(torch.stack(merge(self._state.unbind(), part.unbind(), torch.minimum, torch.maximum)))
             self.traced = True
+            if self._unit_state is not None and values.ndim:
+                seen = self._seen(values.detach())
+                if len(seen) <= len(self._unit_state):
+                    known = self._unit_state[: len(seen)]
+                    known.copy_(torch.maximum(known, seen))
 
     def collect(self) -> None:
         """Take over what compiled graphs pooled."""
         if self.traced and self._state is not None:
             self._send(self._state)
+            if self._unit_state is not None:
+                self._pool_units(self._unit_state.clone())
             self.discard()
 
     def discard(self) -> None:
         """Forget what compiled graphs pooled since the last `collect`."""
         if self.traced and self._state is not None:
             self._state.copy_(torch.tensor(Summary()))
+            if self._unit_state is not None:
+                self._unit_state.zero_()
 
     def take(self) -> Taken | None:
         """Return what was pooled and forget it; None if there was nothing."""
@@ -131,7 +151,7 @@ class Gauge:
             self._summaries = []
         elif moments is None:
             return None
-        return Taken(moments, summaries, self._take_dead())
+        return Taken(moments, summaries, self._take_units())
 
     def values(self, taken: Taken) -> dict[str, float]:
         """Return tag -> value; nothing if all that was pooled was empty."""
@@ -144,25 +164,32 @@ class Gauge:
         values = {tag: formula(moments) for tag, formula in self._of_moments}
         if summary is not None:
             values.update((tag, formula(summary)) for tag, formula in self._of_summary)
-            if taken.dead is not None:
-                values[self._dead_tag] = taken.dead()[0]
+            dead, seen = taken.units() if taken.units is not None else (0, 0)
+            if seen:
+                values[self._dead_tag] = dead / seen
         return values
 
-    def _follow(self, values: Tensor) -> None:
-        """Note which units of `values` are not zero everywhere."""
-        if self._unit_dim is None or values.ndim == 0 or not values.numel():
-            return
+    def _seen(self, values: Tensor) -> Tensor:
+        """Return for each unit of `values`, which have at least one, whether it is dead or alive in them."""
+        assert self._unit_dim is not None
         alive = (values != 0).movedim(self._unit_dim(values), 0).flatten(1).any(1)
-        same = self._alive is not None and self._alive.shape == alive.shape
-        self._alive = self._alive | alive if same and self._alive is not None else alive
+        return alive.to(torch.uint8) + _DEAD
 
-    def _take_dead(self) -> Sent | None:
-        if self._alive is None:
+    def _pool_units(self, seen: Tensor) -> None:
+        if self._units is not None:
+            size = max(len(self._units), len(seen))
+            seen = torch.maximum(*(pad(one, (0, size - len(one))) for one in (self._units, seen)))
+        self._units = seen
+
+    def _take_units(self) -> Sent | None:
+        """Return how many units are dead, and how many were seen."""
+        if self._units is None:
             return None
-        share, self._alive = 1 - self._alive.double().mean().reshape(1), None
-        if self._transfers is None or self._is_here(share):
-            return share.tolist
-        return self._transfers(share.device).put(share)
+        counts = torch.stack([(self._units == _DEAD).sum(), (self._units != 0).sum()])
+        self._units = None
+        if self._transfers is None or self._is_here(counts):
+            return counts.tolist
+        return self._transfers(counts.device).put(counts)
 
     @staticmethod
     def _is_here(values: Tensor) -> bool:

@@ -19,7 +19,7 @@ from lightning_init.signals.catalogue import Wanted
 from lightning_init.signals.gauge import Gauge
 from lightning_init.signals.gradients import GradientNorms
 from lightning_init.signals.layers import Layer, find_layers
-from lightning_init.signals.outputs import bounds_of, unit_dim
+from lightning_init.signals.outputs import bounds_of, most_units, unit_dim
 from lightning_init.signals.reading import Gauged, Reading
 from lightning_init.signals.resident import Resident
 from lightning_init.signals.samples import sample
@@ -126,8 +126,9 @@ class Probe:
         if self._handles:
             return
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        units = most_units(self.model)
         for layer, tap in self._taps:
-            tap.gauge.prepare(device)
+            tap.gauge.prepare(device, units)
             self._handles.append(layer.module.register_forward_hook(tap))
 
     def detach(self) -> None:

@@ -106,11 +106,13 @@ class Profile:
         layers: what was measured.
         idle: layers that own parameters and never ran.
         loss: the value of the loss; None if there was none.
+        cut: layers that ran and train, and that no gradient comes back to.
     """
 
     layers: tuple[LayerProfile, ...]
     idle: tuple[str, ...] = ()
     loss: float | None = None
+    cut: tuple[str, ...] = ()
 
     @property
     def spine(self) -> tuple[LayerProfile, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -52,13 +52,20 @@ def measure(model: nn.Module, call: Call, loss: Loss | None = None) -> Profile:
         )
     if not layers:
         raise ValueError(f"no layer of {type(model).__name__} ran in its forward pass")
-    return Profile(layers, tuple(_idle(meters)), value)
+    return Profile(layers, tuple(_idle(meters)), value, tuple(_cut(ran, gradients)))
 
 
 def _idle(meters: Sequence[Meter]) -> Iterator[str]:
     for meter in meters:
         inside_attention = isinstance(meter.layer.parent, nn.MultiheadAttention)  # which calls out_proj by itself
         if not meter.order and meter.layer.parameters and not inside_attention:
+            yield meter.layer.name
+
+
+def _cut(ran: Sequence[Meter], gradients: Mapping[nn.Parameter, Tensor]) -> Iterator[str]:
+    for meter in ran:
+        own = [parameter for parameter in meter.layer.parameters if parameter.requires_grad]
+        if own and not any(parameter in gradients for parameter in own):
             yield meter.layer.name
 
 

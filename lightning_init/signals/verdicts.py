@@ -28,6 +28,9 @@ SATURATED = 0.5
 """Share of a layer's values."""
 SYMMETRIC = 0.5
 """Share of a layer's units."""
+_LARGE = 1e6
+"""Variance below which no half precision overflows: what is not finite all the same was made so by an operation."""
+_SHELTER = "add normalization layers or residual connections"
 _AS_TARGETED = 1.25
 """A weight std within this factor of the target is not the cause."""
 
@@ -89,13 +92,15 @@ def _nonfinite(profile: Profile) -> Iterator[Finding]:
     layer = next((one for one in profile.layers if one.nonfinite), None)
     if layer is not None:
         largest = max((v for one in profile.layers if (v := one.activation_variance) and math.isfinite(v)), default=0.0)
+        sudden = not _finite(layer.input_square) and largest < _LARGE
+        cure = f"look at what is computed in front of layer {layer.name}, such as a logarithm, a root or a division"
         yield Finding(
             "exploding",
             layer.name,
             "forward",
             f"layer {layer.name} is the first whose output is not finite (nan or inf); the largest finite variance of "
             f"any layer is {largest:.2g}",
-            _cure_forward(profile, layer),
+            cure if sudden else _cure_forward(profile, layer),
         )
     elif profile.loss is not None and not math.isfinite(profile.loss):
         last = profile.layers[-1]
@@ -129,9 +134,16 @@ def _dark(layer: LayerProfile) -> bool:
 
 def _dead(profile: Profile) -> Iterator[Finding]:
     dead = [one for one in profile.layers if one.dead is not None and one.dead >= DEAD]
+    sleeper = asleep(profile)
+    unfed = [one for one in profile.spine if one.input_square == 0]
+    if unfed and sleeper is None and (not dead or unfed[0] is profile.spine[0]):
+        name = unfed[0].name
+        where = "at the batch, and " if unfed[0] is profile.spine[0] else ""
+        text = f"nothing but zeros enters layer {name}{_others(unfed, unfed[0])}, so its weights do nothing"
+        yield Finding("dead", name, "forward", text, f"look {where}at what is computed in front of layer {name}")
+        return
     if not dead:
         return
-    sleeper = asleep(profile)
     if sleeper is not None and all(one.gradient_energy == 0 and one.activation_variance for one in dead):
         return
     layer = dead[0]
@@ -167,6 +179,7 @@ def _forward(profile: Profile) -> Iterator[Finding]:
     steps = [(one, one.step) for one in profile.spine if one.step is not None and abs(one.step) >= DECADES]
     last = profile.spine[-1] if profile.spine else None  # a head may start small
     steps = [(one, step) for one, step in steps if not one.normalized and (step > 0 or one is not last)]
+    steps = [(one, step) for one, step in steps if step > 0 or not _restored(profile, one)]
     if steps:
         layer, step = max(steps, key=lambda pair: abs(pair[1]))
         kind = "vanishing" if step < 0 else "exploding"
@@ -175,6 +188,14 @@ def _forward(profile: Profile) -> Iterator[Finding]:
         )
         text = text if len(steps) == 1 else f"layer {layer.name} changes the variance of its signal by {_decades(step)}"
         yield Finding(kind, layer.name, "forward", text, _cure_forward(profile, layer))
+
+
+def _restored(profile: Profile, layer: LayerProfile) -> bool:
+    """Return whether the next layer gets what this one made small in its old size: through sin(30 x), for one."""
+    follower = next((b for a, b in pairwise(profile.spine) if a is layer), None)
+    if follower is None or not follower.input_square or not layer.input_square:
+        return False
+    return abs(math.log10(follower.input_square / layer.input_square)) < DECADES / 2
 
 
 def _backward(profile: Profile) -> Iterator[Finding]:
@@ -243,11 +264,13 @@ def _cure_forward(profile: Profile, layer: LayerProfile) -> str:
             f"the weights of layer {one.name} have std {one.weight_std:.3g}, where {one.target_std:.3g} keeps the "
             f"variance{front} (fan_in {one.fan_in:g}): {_call(profile)}"
         )
-    if known:
+    if known and _front(profile) is not None and len(known) > len(profile.spine) / 2:
         return (
             f"every weight has the std that keeps unit variance, but {_front(profile)} makes that unstable in such "
             f"depth: {_critical(profile)}"
         )
+    if known:  # the std that keeps the variance is known of few layers, and those have it
+        return f'scale each layer on a batch: calibrate(model, "lsuv", [batch]); or {_SHELTER}'
     return f"give each layer the std that keeps the variance: {_call(profile)}"
 
 
@@ -262,16 +285,15 @@ def _cure_backward(profile: Profile, kind: Kind, layer: LayerProfile) -> str:
 
 def _critical(profile: Profile) -> str:
     front = _front(profile)
-    shelter = "add normalization layers or residual connections"
     if front is None:
-        return shelter
+        return _SHELTER
     try:
         point = edge_of_chaos(front)
     except (ValueError, TypeError, NotImplementedError):
-        return f"{front} has no std without biases that keeps both directions; {shelter}, or take another nonlinearity"
+        return f"{front} has no std without biases that keeps both directions; {_SHELTER}, or take another nonlinearity"
     std = "the weights need std 1" if point.sigma_w == 1 else f"the weights need std {point.sigma_w:.4g}"
     call = f"initialize(model, EdgeOfChaos({front!r}))"
-    return f"{std} / sqrt(fan_in) behind {front} (the edge of chaos): {call}; or {shelter}"
+    return f"{std} / sqrt(fan_in) behind {front} (the edge of chaos): {call}; or {_SHELTER}"
 
 
 def _call(profile: Profile) -> str:

@@ -37,7 +37,10 @@ class Structural(WholeModel):
         """Return what each parameter of `model` gets."""
         walk, how = dataflow(model)
         if walk is None:
-            raise ValueError(f"{self.label} must follow the data flow of {type(model).__name__}, and cannot: {how}")
+            raise ValueError(
+                f"{self.label} must follow the data flow of {type(model).__name__}, and cannot: {how}; set its "
+                "example_input_array, so that it can follow a forward pass"
+            )
         return self.assigned(model, self.special(model, structure(walk)))
 
     def assigned(self, model: nn.Module, special: Special) -> Initializer:

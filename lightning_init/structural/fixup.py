@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from torch import nn
 
+from lightning_init._evaluation import value_and_slope
 from lightning_init.auto.structure import Structure
 from lightning_init.initializers.base import Initializer
 from lightning_init.initializers.constant import Zeros
 from lightning_init.initializers.variance_scaling import KaimingNormal, VarianceScaling
+from lightning_init.nonlinearities import Nonlinearity, resolve
 from lightning_init.structural.base import Special, Structural, normalizations
 
 
@@ -59,7 +62,9 @@ class Fixup(Structural):
             )
         count = len(found.branches)
         special: dict[str, tuple[Initializer, str]] = {
-            f"{name}.weight": (Zeros(), "last layer: zero") for name, one in found.layers.items() if one.head
+            f"{name}.weight": (Zeros(), "last layer: zero")
+            for name, one in found.layers.items()
+            if one.head and _passes_zero(one.follower)
         }
         for branch in found.branches:
             m = len(branch.layers)
@@ -69,3 +74,11 @@ class Fixup(Structural):
                 special[f"{name}.weight"] = (law, f"one of {m} layers on one of {count} branches (x {factor:.3f})")
             special[f"{branch.end}.weight"] = (Zeros(), f"ends one of {count} residual branches: zero")
         return special
+
+
+def _passes_zero(nonlinearity: Nonlinearity | None) -> bool:
+    """Return whether a gradient passes at 0: behind a ReLU a last layer of zeros would stay dead."""
+    if nonlinearity is None:
+        return True
+    functions = [function for _, function in resolve(nonlinearity).branches]
+    return all(value_and_slope(function, np.zeros(1), "")[1].any() for function in functions)

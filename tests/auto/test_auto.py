@@ -331,3 +331,56 @@ def test_with_images_max_pooling_is_taken_into_account():
     mean, reason = drift(Auto(), images)
     assert mean > 0.3
     assert "largest" not in reason
+
+
+@pytest.mark.parametrize("depth", [2, 4, 10])
+def test_gradients_survive_sines_of_high_frequency(depth):
+    class Sine(nn.Module):
+        def forward(self, x):
+            return torch.sin(30 * x)
+
+    class Written(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(32 if i == 0 else 64, 64) for i in range(depth)])
+            self.last = nn.Linear(64, 10)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = torch.sin(30 * layer(x))
+            return self.last(x)
+
+    x = torch.randn(64, 32)
+    for model in (mlp(Sine, depth + 1), Written()):
+        initialize(model, "auto", seed=0)
+        assert abs(decades(model, x)[1]) < 1.0
+        initialize(model, "lecun_normal", nonlinearity="sin", seed=0)
+        assert decades(model, x)[1] > 2.0 * depth
+
+
+def test_gates_have_their_gain():
+    def gates():
+        return nn.Sequential(*[part for _ in range(10) for part in (nn.Linear(64, 128), nn.GLU())][:-1])
+
+    x = torch.randn(64, 64)
+    report = initialize(model := gates(), "auto", seed=0)
+    assert why(report, "2.weight").startswith("Linear weight: behind a gate with sigmoid: gain 1.846")
+    assert all(abs(one) < 1.0 for one in decades(model, x))
+    initialize(model := gates(), "lecun_normal", seed=0)
+    assert decades(model, x)[0] < -4.0
+
+
+def test_what_is_refused_says_what_to_do():
+    with pytest.raises(ValueError, match=r"InitCallback\(Auto\(correct=True\)\)"):
+        initialize(nn.Linear(2, 2), Auto(correct=True))
+    with pytest.raises(TypeError, match="correct of Auto must be True or False, got 'x'"):
+        Auto(correct="x")
+    with pytest.raises(TypeError, match="batches must be an iterable of batches, got one NoneType"):
+        calibrate(nn.Linear(2, 2), "auto", None)
+
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("no")
+
+    with pytest.warns(UserWarning, match="give a batch that its forward takes"):
+        initialize(Fails(), Auto(batch=torch.ones(2)))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lightning_init import InitCallback, initialize
+from lightning_init.auto import Auto
 from lightning_init.calibration import DenoisingAutoencoders, Krahenbuhl, Lsuv
 
 pytestmark = pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__`")
@@ -280,3 +281,25 @@ def test_a_collection_of_loaders_is_one_batch_of_each(tmp_path):
     module = Both(nn.Sequential(nn.Linear(8, 32)))
     fit(tmp_path, module, callback(), data={"a": shuffled(), "b": shuffled()})
     assert module.first is not None
+
+
+class Named(Dataset):
+    """Batches whose keys no forward names."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        return {"image": X[index], "number": Y[index]}
+
+
+@pytest.mark.parametrize("kind", ["lsuv", Auto(correct=True), DenoisingAutoencoders(batches=2, epochs=1)])
+def test_a_dict_that_forward_does_not_know_is_taken_as_training_takes_it(tmp_path, kind):
+    class Picks(WithForward):
+        def training_step(self, batch, batch_idx):
+            return super().training_step((batch["image"], batch["number"]), batch_idx)
+
+    module, plain = Picks(), Lit()
+    fit(tmp_path, module, callback(kind), data=DataLoader(Named(), batch_size=32))
+    fit(tmp_path, plain, callback(kind), data=DataLoader(TensorDataset(X, Y), batch_size=32))
+    assert [name for name, value in module.first.items() if not torch.equal(value, plain.first[name])] == []

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from lightning_init.signals import gradients
 from lightning_init.signals.catalogue import Wanted, statistics_of
@@ -282,6 +283,52 @@ def test_zero_fraction_of_activations_counts_units_that_are_zero_for_the_whole_b
     assert values["activation_zero_fraction/1"] == 0.25
     assert values["activation_zero_fraction/4"] == pytest.approx(0.4)
     assert values["activation_sparsity/4"] == pytest.approx((torch.cat(outputs) == 0).double().mean().item())
+
+
+def compiled_points(model, batches, activations):
+    """Probe the compiled `model`, one point for each batch, run twice; return their values, and how many graphs."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    points = []
+    with Probe(model, Wanted(activations=activations)) as probe:
+        run = torch.compile(model, backend=counter, fullgraph=True)
+        for batch in batches:
+            run(batch + 9)  # before the point: does not count
+            probe.open()
+            (run(batch).sum() + run(-batch).sum()).backward()
+            points.append(probe.close().values())
+    return points, counter.frame_count
+
+
+def test_zero_fraction_of_activations_inside_compiled_graphs_is_the_same_and_takes_no_more_graphs():
+    model = nn.Sequential(nn.Conv2d(1, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 40), nn.ReLU())
+    with torch.no_grad():
+        model[0].weight[0], model[0].bias[0] = 0.0, -1.0
+        model[3].weight[:8], model[3].bias[:8] = 0.0, -1.0
+    batches = [torch.randn(size, 1, 3, 3) for size in (2, 5, 3)]
+    statistics = ("variance", "zero_fraction")
+    _, graphs = compiled_points(model, batches, ("variance",))
+    assert compiled_points(model, batches, statistics)[1] == graphs
+    points, _ = compiled_points(model, batches, statistics)
+    expected = []
+    with Probe(model, Wanted(activations=statistics)) as probe:
+        for batch in batches:
+            probe.open()
+            (model(batch).sum() + model(-batch).sum()).backward()
+            expected.append(probe.close().values())
+    tags = [f"activation_zero_fraction/{name}" for name in ("0", "1", "3", "4")]
+    for point, reference in zip(points, expected, strict=True):
+        assert [point[tag] for tag in tags] == [reference[tag] for tag in tags]
+        assert point[tags[1]] >= 0.25
+        assert point[tags[3]] >= 0.2
+
+
+def test_zero_fraction_is_left_out_in_graphs_where_an_output_has_more_units_than_any_parameter():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Flatten(), nn.ReLU())
+    (values,), _ = compiled_points(model, [torch.randn(3, 10, 4)], ("zero_fraction", "sparsity"))
+    assert "activation_zero_fraction/2" not in values
+    assert values["activation_zero_fraction/0"] == 0
+    assert values["activation_sparsity/2"] > 0
 
 
 def test_nothing_piles_up_from_step_to_step():

@@ -182,6 +182,38 @@ def test_mup_is_the_usual_at_its_base_width():
     assert model[4].weight.std().item() == pytest.approx(1 / 8, rel=0.15)
 
 
+@pytest.mark.parametrize("end", [nn.Tanh(), nn.ReLU(), nn.LogSoftmax(-1), nn.Unflatten(1, (2, 2))])
+def test_what_stands_behind_the_last_layer_does_not_hide_it(end):
+    report = initialize(nn.Sequential(*mlp(64), end), "mup", seed=0)
+    assert [entry.name for entry in report.entries if "last layer" in entry.why] == ["4.weight"]
+
+
+@pytest.mark.parametrize(("end", "zero"), [(nn.Sigmoid(), True), (nn.Tanh(), True), (nn.ReLU(), False)])
+def test_fixup_zeroes_a_last_layer_unless_that_would_kill_it(end, zero):
+    model = nn.Sequential(*residual(4), end)
+    initialize(model, "fixup", seed=0)
+    assert bool((model[5].weight == 0).all()) is zero
+    model(X).sum().backward()
+    assert model[5].weight.grad.any()
+
+
+def test_what_cannot_be_followed_is_followed_by_an_example():
+    class Decides(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = residual(2)
+
+        def forward(self, x):
+            return self.net(x) if x.mean() > -100 else x
+
+    model = Decides()
+    with pytest.raises(ValueError, match=r"fixup must follow .*; set its example_input_array"):
+        initialize(model, "fixup", seed=0)
+    model.example_input_array = X
+    initialize(model, "fixup", seed=0)
+    assert not model.net[-1].weight.any()
+
+
 def test_mup_refuses_tied_outputs():
     model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 20))
     model[1].weight = model[0].weight
