@@ -137,7 +137,7 @@ def _takes_values(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether torch converts numbers to this dtype there (not to packed float4)."""
     try:
         torch.empty(1, dtype=dtype, device=device).copy_(torch.zeros(1, device=device))
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # what torch raises where it has no conversion
         return False
     return True
 

@@ -313,7 +313,7 @@ def address(parameter: Tensor) -> int:
         return 0
     try:
         return parameter.data_ptr()
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError):  # what torch raises for fake and other storageless tensors
         return 0
 
 
