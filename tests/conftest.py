@@ -14,17 +14,18 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
-    """Seed the global stream; take back what `seed_everything`, Trainers and Hydra's logging leave in the process."""
+    """Seed the global stream; undo what `seed_everything`, Trainers and Hydra's logging leave in the process.
+
+    Before the test, to a stated condition: a fixture of a module or a session runs earlier than this one.
+    """
     torch.manual_seed(0)
+    torch.use_deterministic_algorithms(False)
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(name, "")  # remembered, and so restored
         monkeypatch.delenv(name)
-    names = [name for name in logging.root.manager.loggerDict if name.startswith("lightning")]
-    loggers = [logging.root, *map(logging.getLogger, names)]
-    before = [(logger, logger.level, logger.disabled, logger.propagate) for logger in loggers]
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    for logger, level, disabled, propagate in before:
-        logger.setLevel(level)
-        logger.disabled, logger.propagate = disabled, propagate
+    logging.root.setLevel(logging.WARNING)
+    logging.root.disabled = False
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("lightning")]:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO if name in ("lightning.pytorch", "lightning.fabric") else logging.NOTSET)
+        logger.disabled, logger.propagate = False, True
