@@ -4,7 +4,8 @@
 
 Writes benchmarks/results/signal_propagation.json: per model and initializer log10(last / first) of the activations'
 variance over the layers with weights, and log10(first / last) of the gradient's energy (its squared norm at a layer's
-outputs, which widths and strides do not change by themselves). Models run in training mode, on noise of mean square 1
+outputs, which widths and strides do not change by themselves); for models that end in an average also how many values
+it takes and how much they are alike under `auto`. Models run in training mode, on noise of mean square 1
 (images: uniform pixels). Rows that are in the file already, and were not asked for, stay.
 """
 
@@ -38,8 +39,8 @@ NAMED = ("torch_default", "xavier_normal", "he_normal", "orthogonal")
 INITIALIZERS: dict[str, Callable[[nn.Module, Tensor], object]] = {
     **{name: lambda model, _, name=name: initialize(model, name, seed=0) for name in NAMED},
     "lsuv": lambda model, x: calibrate(model, "lsuv", [x], seed=0),
+    "auto, without data": lambda model, _: initialize(model, "auto", seed=0),
     "auto": lambda model, x: initialize(model, Auto(batch=x), seed=0),
-    "auto, corrected": lambda model, x: calibrate(model, "auto", [x], seed=0),
 }
 
 
@@ -112,7 +113,7 @@ def _decades(last: float, first: float) -> float:
 
 
 def row(make: Callable[[], nn.Module], draw: Callable[[], Tensor]) -> dict[str, object]:
-    """Return initializer -> [forward, backward], or why there is none."""
+    """Return initializer -> [forward, backward], or why there is none; and what averages do under the last of them."""
     results: dict[str, object] = {}
     for name, initializer in INITIALIZERS.items():
         torch.manual_seed(0)
@@ -122,7 +123,31 @@ def row(make: Callable[[], nn.Module], draw: Callable[[], Tensor]) -> dict[str, 
             results[name] = [round(value, 3) for value in decades(model, x)]
         except ValueError as error:
             results[name] = str(error)[:200]
+    averages = averaged(model, x)
+    if averages:
+        results["averages"] = averages
     return results
+
+
+def averaged(model: nn.Module, x: Tensor) -> list[list[float]]:
+    """Return for each average pooling how many values it takes and the correlation c of two of them.
+
+    The mean square of their mean is c + (1 - c) / n times theirs.
+    """
+    found: list[list[float]] = []
+
+    def note(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        n = inputs[0][0, 0].numel() // output[0, 0].numel()
+        if n > 1:
+            share = float(output.square().mean() / inputs[0].square().mean())
+            found.append([n, round((share - 1 / n) / (1 - 1 / n), 3)])
+
+    for module in model.modules():
+        if isinstance(module, nn.AdaptiveAvgPool2d):
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        model(x)
+    return found
 
 
 def main(arguments: list[str], results: Path = RESULTS) -> None:

@@ -1,10 +1,9 @@
 """Weight initialization for PyTorch Lightning: sets the variance each layer should have, shows it, and checks it."""
 
 from lightning_init import fans, initializers, structural
-from lightning_init.apply import initialize
-from lightning_init.calibration import calibrate
 from lightning_init.callbacks import InitCallback, SignalMonitor
 from lightning_init.diagnosis import diagnose
+from lightning_init.functional import calibrate, initialize
 from lightning_init.report import Report
 from lightning_init.rules import Rule
 

@@ -10,68 +10,15 @@ from itertools import pairwise
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_init.assignment import Assignment, Reading, entries
-from lightning_init.nonlinearities import Nonlinearity
-from lightning_init.options import FansFrom, Frozen
 from lightning_init.placement import address, restored_on_error
-from lightning_init.plan import Plan, make_plan
+from lightning_init.plan import Plan
 from lightning_init.report import Report
-from lightning_init.rules import InitializerLike, Rules
 
 _CHUNK = 1 << 18  # values reduced at a time: stays in cache, and sums of float32 stay exact enough
-
-
-def initialize(
-    model: nn.Module,
-    initializer: InitializerLike,
-    *,
-    rules: Rules | None = None,
-    nonlinearity: Nonlinearity | None = None,
-    bias: InitializerLike | None = "zeros",
-    frozen: Frozen = "skip",
-    seed: int | None = None,
-    strict: bool = False,
-    fans: FansFrom = "module",
-) -> Report:
-    """Initialize `model` in place and return the report of what each parameter got, from which fans, and why.
-
-    Args:
-        model: any module on any device; its normalizations, buffers and unknown parameters stay as they are.
-        initializer: a name (`initializers.names()`) or an instance, for the weights of every layer.
-        rules: a mapping from globs over parameter names (first match wins) or a sequence of `Rule`s; values are
-            names, instances or None (leave as it is).
-        nonlinearity: None keeps the initializer's own convention; a name, module or callable uses its gain; `"auto"`
-            finds, per layer, what follows it. It does not reach what a rule claims: `Rule` has its own.
-        bias: initializer of biases; an LSTM's forget gate gets 1 with `"zeros"`. None keeps them.
-        frozen: `"skip"` leaves parameters with `requires_grad=False` as they are; `"initialize"` does not.
-        seed: of private generators keyed by parameter name; None derives it from the global seed. The global random
-            stream is never advanced.
-        strict: raise if a parameter would be left at its default because nothing knows it.
-        fans: `"torch"` reads fan_in and fan_out off the tensor, as torch.nn.init does, instead of off the module.
-
-    Raises:
-        TypeError, ValueError: something cannot be done; the model is then exactly as it was.
-
-    >>> report = initialize(nn.Linear(1024, 1024), "he_normal", seed=0)
-    >>> weight = report.to_dict()["parameters"][0]
-    >>> round(weight["target_std"], 6), weight["fan_in"], weight["why"]
-    (0.044194, 1024, 'Linear weight')
-    """
-    plan = make_plan(
-        model,
-        initializer,
-        rules=rules,
-        nonlinearity=nonlinearity,
-        bias=bias,
-        frozen=frozen,
-        seed=seed,
-        strict=strict,
-        fans=fans,
-    )
-    return apply_(plan)
 
 
 def apply_(plan: Plan) -> Report:

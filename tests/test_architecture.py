@@ -23,6 +23,7 @@ LAYERS = [
     {"plan"},
     {"apply"},
     {"calibration"},
+    {"functional"},
     {"auto"},
     {"signals"},
     {"structural"},

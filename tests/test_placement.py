@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from lightning_init.apply import initialize
+from lightning_init import initialize
 from lightning_init.placement import places
 from lightning_init.signals.probe import Probe
 

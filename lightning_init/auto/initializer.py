@@ -44,13 +44,14 @@ class Auto(Calibration):
     Where the forward cannot be followed, a warning says so, and layers get the gain of what is known to follow them.
 
     Args:
-        batch: for models whose forward decides by its data, and for the scale of the inputs: as
-            `lightning_init.diagnose` takes it. `example_input_array` is used without.
-        correct: whether weights are scaled once more, on data, until each layer has its planned variance. That needs
-            `calibrate` or `InitCallback`, as LSUV does.
+        batch: to follow the data through the model, for the scale of the inputs, and to correct the weights: as
+            `lightning_init.diagnose` takes it. `example_input_array` is used without, but for the correction.
+        correct: whether each weight is scaled once more until its layer has its planned variance on the batch: what
+            averages and paddings do to it no theory knows. None: if there is a batch; True without one takes it from
+            `calibrate` or the Trainer, as LSUV does.
 
     Raises:
-        ValueError: on use by `initialize`, if `correct` is set.
+        ValueError: on use by `initialize`, if `correct` is True and there is no batch.
 
     >>> from lightning_init import initialize
     >>> model = nn.Sequential(*[part for _ in range(50) for part in (nn.Linear(64, 64), nn.GELU())])
@@ -64,16 +65,21 @@ class Auto(Calibration):
     """
 
     batch: object = field(default=None, repr=False, compare=False)
-    correct: bool = False
+    correct: bool | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.correct, bool):
-            raise TypeError(f"correct of Auto must be True or False, got {self.correct!r}")
+        if not isinstance(self.correct, (bool, type(None))):
+            raise TypeError(f"correct of Auto must be True, False or None, got {self.correct!r}")
 
     @property
     def needs_data(self) -> bool:
         """Whether it is a calibration."""
-        return self.correct
+        return self.batch is not None if self.correct is None else self.correct
+
+    @property
+    def brings(self) -> tuple[object, ...]:
+        """Its batch."""
+        return () if self.batch is None else (self.batch,)
 
     @property
     def start(self) -> InitializerLike:
@@ -81,17 +87,17 @@ class Auto(Calibration):
         return replace(self, correct=False)
 
     def seeing(self, batch: object) -> Self:
-        """Return the same with this batch, if it has none."""
-        return self if self.batch is not None else replace(self, batch=batch)
+        """Return the same with this batch to look at, if it has none; that alone corrects nothing."""
+        return self if self.batch is not None else replace(self, batch=batch, correct=bool(self.correct))
 
     def _refuse(self) -> NoReturn:
-        if self.correct:
+        if self.needs_data and not self.brings:
             super()._refuse()
         raise ValueError("auto looks at the whole model: make it the initializer, not that of a rule or a tensor")
 
     def on(self, model: nn.Module) -> Initializer:
         """Return what was chosen for `model`."""
-        if self.correct:
+        if self.needs_data and not self.brings:
             self._refuse()
         return _chosen(model, self.batch)
 
@@ -100,8 +106,7 @@ class Auto(Calibration):
     ) -> list[Adjustment]:
         """Scale each layer until its output has the variance that was planned for it, in one pass."""
         call = calls[0]
-        batch = self.batch if self.batch is not None else dict(call.kwargs) or call.args
-        planned = _chosen(model, batch).choices
+        planned = _chosen(model, dict(call.kwargs) or call.args).choices
 
         def settle(unit: Unit, output: Tensor, again: Again) -> Adjustment:
             choice = planned.get(unit.place.module_name)  # attention is scaled at its out_proj

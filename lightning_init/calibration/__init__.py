@@ -1,7 +1,7 @@
 """Calibrations: initializations that look at data. They start from an initializer and adjust its weights to a batch."""
 
-from lightning_init.calibration.apply import apply_calibrated_, calibrate
-from lightning_init.calibration.base import Adjustment, Adjustments, Calibration
+from lightning_init.calibration.apply import apply_calibrated_
+from lightning_init.calibration.base import Adjustment, Adjustments, Calibration, Progress
 from lightning_init.calibration.denoising_autoencoders import DenoisingAutoencoders
 from lightning_init.calibration.greedy import Greedy
 from lightning_init.calibration.krahenbuhl import Krahenbuhl
@@ -22,7 +22,7 @@ __all__ = [
     "Greedy",
     "Krahenbuhl",
     "Lsuv",
+    "Progress",
     "Rbm",
     "apply_calibrated_",
-    "calibrate",
 ]

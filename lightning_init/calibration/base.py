@@ -78,6 +78,11 @@ class Calibration(WholeModel):
         """Whether it does more than its start."""
         return True
 
+    @property
+    def brings(self) -> tuple[object, ...]:
+        """The batches that it was made with, if any: they are used then, not those of the Trainer."""
+        return ()
+
     def seeing(self, batch: object) -> Self:
         """Return the same with a batch to look at, if it looks at one before the weights are drawn."""
         del batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,7 +14,7 @@ from lightning_init._running import call_of
 from lightning_init.auto import Auto
 from lightning_init.calibration import Calibration, apply_calibrated_
 from lightning_init.calibration.batches import undrawn
-from lightning_init.callbacks._data import first_batches, taking_batches, training_data
+from lightning_init.callbacks._data import first_batches, ready, taking_batches, training_data
 from lightning_init.callbacks._trainer import is_a
 from lightning_init.plan import Plan
 from lightning_init.report import Report
@@ -39,7 +39,8 @@ def looking(trainer: Trainer, pl_module: LightningModule, initializer: Initializ
     example = pl_module.example_input_array
     with ExitStack() as stack:
         if found.batch is not None:
-            found = replace(found, batch=trainer.strategy.broadcast(found.batch))
+            own = trainer.strategy.broadcast(found.batch)
+            found = replace(found, batch=stack.enter_context(taking_batches(pl_module, [own]))[0])
         elif example is not None:
             stack.callback(setattr, pl_module, "example_input_array", example)
             pl_module.example_input_array = trainer.strategy.broadcast(example)
@@ -84,7 +85,7 @@ def calibrated(trainer: Trainer, pl_module: LightningModule, plan: Plan, calibra
     """
     report, failure = None, None
     with undrawn(()):
-        data = training_data(trainer)  # on every rank: making it may be collective
+        data = None if calibration.brings else training_data(trainer)  # on every rank: making it may be collective
         if trainer.is_global_zero:
             try:
                 report = _on_rank_zero(trainer, pl_module, plan, calibration, data)
@@ -107,8 +108,11 @@ def calibrated(trainer: Trainer, pl_module: LightningModule, plan: Plan, calibra
 def _on_rank_zero(
     trainer: Trainer, pl_module: LightningModule, plan: Plan, calibration: Calibration, data: object
 ) -> Report:
-    rank_zero_info(f"InitCallback: calibrating with {calibration.label} on the training data.")
-    with first_batches(trainer, data, calibration.takes) as batches, taking_batches(pl_module, batches) as arguments:
+    where = "the batch that it was given" if calibration.brings else "the training data"
+    rank_zero_info(f"InitCallback: calibrating with {calibration.label} on {where}.")
+    own = nullcontext([ready(trainer, batch) for batch in calibration.brings])
+    taken = own if calibration.brings else first_batches(trainer, data, calibration.takes)
+    with taken as batches, taking_batches(pl_module, batches) as arguments:
         return apply_calibrated_(plan, pl_module, calibration, arguments, _say)[0]
 
 

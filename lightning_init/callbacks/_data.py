@@ -48,8 +48,12 @@ def first_batches(trainer: Trainer, data: object, number: int = 1) -> Iterator[l
         if not batches:
             kinds = ", ".join(type(loader).__name__ for loader in loaders)
             raise ValueError(f"the training data are empty: {kinds} gives no batch to calibrate with")
-        strategy = trainer.strategy
-        yield [trainer.precision_plugin.convert_input(strategy.batch_to_device(batch)) for batch in batches]
+        yield [ready(trainer, batch) for batch in batches]
+
+
+def ready(trainer: Trainer, batch: object) -> object:
+    """Return the batch as training would see it: on the device of the strategy, in the precision of its inputs."""
+    return trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
 
 
 @contextmanager

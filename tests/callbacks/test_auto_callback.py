@@ -54,6 +54,13 @@ def test_a_correction_is_a_calibration(tmp_path):
     assert "Auto: output variance" in report.entries[0].why
 
 
+def test_a_batch_of_its_own_is_what_it_is_corrected_on(tmp_path):
+    module, own = Lit(), torch.linspace(-1, 1, 32).view(8, 4)
+    report = fit(tmp_path, module, Auto(batch=(own,))).report
+    assert "Auto: output variance" in report.entries[0].why
+    assert module.a(own).var(correction=0).item() == pytest.approx(1, rel=1e-5)
+
+
 @pytest.mark.filterwarnings(
     "ignore:auto cannot follow", "ignore:.*`train_dataloader` has length 0", "ignore:Total length"
 )
