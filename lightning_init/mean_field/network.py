@@ -8,8 +8,8 @@ from itertools import accumulate
 from operator import mul
 
 from lightning_init.gains import moments
+from lightning_init.mean_field.maps import NO_VARIANCE, check
 from lightning_init.nonlinearities import Nonlinearity
-from lightning_init.theory.maps import NO_VARIANCE, check
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ Poole et al. 2016 (Exponential expressivity in deep neural networks through tran
 (Deep information propagation), sections 2, 3 and 5. Everything is float64, by piecewise quadrature.
 """
 
-from lightning_init.theory.criticality import CriticalPoint, critical_point, edge_of_chaos
-from lightning_init.theory.fixed_points import DepthScales, FixedPoint, depth_scales, variance_fixed_points
-from lightning_init.theory.maps import chi, correlation_map, correlation_slope, variance_map, variance_slope
-from lightning_init.theory.network import Layer, Prediction, predict
+from lightning_init.mean_field.criticality import CriticalPoint, critical_point, edge_of_chaos
+from lightning_init.mean_field.fixed_points import DepthScales, FixedPoint, depth_scales, variance_fixed_points
+from lightning_init.mean_field.maps import chi, correlation_map, correlation_slope, variance_map, variance_slope
+from lightning_init.mean_field.network import Layer, Prediction, predict
 
 __all__ = [
     "CriticalPoint",

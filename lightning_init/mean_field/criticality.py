@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from lightning_init._roots import LARGEST_Q, NOISE, SMALLEST_Q, is_zero_everywhere, roots
 from lightning_init.gains import Moments, moments
+from lightning_init.mean_field.maps import NO_VARIANCE, check, vanishes_at_zero
 from lightning_init.nonlinearities import Nonlinearity, resolve
-from lightning_init.theory.maps import NO_VARIANCE, check, vanishes_at_zero
 
 
 @dataclass(frozen=True)

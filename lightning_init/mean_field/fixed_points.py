@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from lightning_init._quadrature import gaussian_pair_mean
 from lightning_init._roots import is_zero_everywhere, roots
-from lightning_init.nonlinearities import Nonlinearity, resolve
-from lightning_init.theory.maps import (
+from lightning_init.mean_field.maps import (
     NO_VARIANCE,
     check,
     chi,
@@ -17,6 +16,7 @@ from lightning_init.theory.maps import (
     variance_map,
     variance_slope,
 )
+from lightning_init.nonlinearities import Nonlinearity, resolve
 
 _MARGIN = 1e-9
 """Slopes within this of 1 are marginal: neither attracting nor repelling to first order."""
