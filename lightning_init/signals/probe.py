@@ -128,6 +128,8 @@ class Probe:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         units = most_units(self.model)
         for layer, tap in self._taps:
+            if isinstance(layer.module, torch.jit.ScriptModule):
+                continue  # it refuses hooks
             tap.gauge.prepare(device, units)
             self._handles.append(layer.module.register_forward_hook(tap))
 
@@ -281,6 +283,8 @@ def _reason(layer: Layer, tap: Tap) -> str:
     """Return why a layer was not called."""
     if tap.error is not None:
         return f"its output could not be read: {tap.error}"
+    if isinstance(layer.module, torch.jit.ScriptModule):
+        return "torch.jit.script lets no hook into its modules"
     if not tap.switch.model.training:
         return "the model is in eval mode"
     if isinstance(layer.parent, nn.MultiheadAttention):

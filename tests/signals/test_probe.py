@@ -4,6 +4,7 @@ import gc
 import itertools
 import math
 import sys
+import warnings
 
 import pytest
 import torch
@@ -147,6 +148,17 @@ def test_layers_that_are_not_called_are_named_with_the_reason():
     assert "never called" in probe.silent["scales"]
 
 
+def test_scripted_modules_take_no_hooks_and_cost_nothing_but_their_activations():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates it; models that were saved so live on
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.Tanh()))
+    model = nn.Sequential(nn.Linear(6, 8), scripted, nn.Linear(8, 2))
+    with Probe(model) as probe:
+        values = step(probe, model, torch.randn(3, 6)).values()
+    assert {"weight_variance/1.0", "gradient_norm/1.0", "activation_variance/2"} <= set(values)
+    assert "torch.jit.script" in probe.silent["1.0"]
+
+
 def test_hooks_are_removed_even_on_an_exception():
     model = mlp()
     with pytest.raises(RuntimeError, match="planned"), Probe(model):
@@ -200,6 +212,21 @@ def test_activations_are_not_kept_alive():
         for _ in range(3):
             step(probe, model, torch.ones(5, 6))
     assert [ref() for ref in alive] == [None] * 3
+
+
+def test_an_output_that_cannot_be_read_is_not_kept_alive_either():
+    import weakref
+
+    model = mlp()
+    x = torch.randn(5, 6)
+    alive = weakref.ref(x)
+    with Probe(model) as probe:
+        probe.open()
+        torch.vmap(lambda row: model(row).sum())(x)
+        probe.close()
+    assert "could not be read" in probe.silent["0"]
+    del x
+    assert alive() is None
 
 
 def test_outputs_of_any_kind_are_read():
@@ -321,6 +348,22 @@ def test_zero_fraction_of_activations_inside_compiled_graphs_is_the_same_and_tak
         assert [point[tag] for tag in tags] == [reference[tag] for tag in tags]
         assert point[tags[1]] >= 0.25
         assert point[tags[3]] >= 0.2
+
+
+def test_forwards_in_eval_mode_do_not_count_in_compiled_graphs_either():
+    model = mlp()
+    points = {}
+    for way, forward in (("eager", model), ("compiled", torch.compile(model, backend="eager"))):
+        with Probe(model) as probe:
+            probe.open()
+            model.eval()
+            forward(torch.full((9, 6), 50.0))
+            model.train()
+            forward(torch.ones(1, 6)).sum().backward()
+            probe.before_update()
+            points[way] = probe.close().values()
+        torch._dynamo.reset()
+    assert points["compiled"]["activation_variance/0"] == pytest.approx(points["eager"]["activation_variance/0"], rel=1e-4)
 
 
 def test_zero_fraction_is_left_out_in_graphs_where_an_output_has_more_units_than_any_parameter():
