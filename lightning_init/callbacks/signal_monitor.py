@@ -117,7 +117,7 @@ class SignalMonitor(Callback):
         self._root = ""  # the model's own name, which is silent when training_step does not call forward
         self._gather: Gather | None = None  # for sync_dist
         self._finishing = False  # whether the fit is over, so that there is nothing left to stop
-        self._inspected = False  # whether the weights themselves were looked at: once, at the first point
+        self._inspected = False  # whether the optimizers were looked at: once, at the first point
         self._open: int | None = None  # index of the point that is being measured
         self._scaled = False  # whether gradients come from AMP's GradScaler
         self._pending: tuple[int, Reading] | None = None  # measured, perhaps still on its way from the device
@@ -240,10 +240,8 @@ class SignalMonitor(Callback):
         del pl_module
         if self._probe is not None and self._open is not None:
             self._probe.before_update(_parameters(optimizer, trainer), _scale(optimizer, trainer))
-            if self._watch is not None and not self._inspected:
-                self._inspected = True
-                trained = {one for each in trainer.optimizers for group in each.param_groups for one in group["params"]}
-                self._speak(self._watch.inspect(self._open) + self._watch.untrained(self._open, trained))
+            if self._watch is not None and (self._watch.more or not self._inspected):
+                self._inspect(self._watch, self._open, trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -257,6 +255,16 @@ class SignalMonitor(Callback):
             self._close()
         else:
             self._probe.pause()
+
+    def _inspect(self, watch: Watch, index: int, trainer: Trainer) -> None:
+        """Look at weights and gradients themselves, while they are here: at the first points alone."""
+        found = watch.inspect(index) if watch.more else []
+        later = any(is_a(one, "BaseFinetuning") for one in callbacks_of(trainer))  # it adds parameters when it wants
+        if not self._inspected and not later:
+            trained = {one for each in trainer.optimizers for group in each.param_groups for one in group["params"]}
+            found += watch.untrained(index, trained)
+        self._inspected = True
+        self._speak(found)
 
     def _expect(self, trainer: Trainer, pl_module: LightningModule, batch: object) -> None:
         """Take over what was planned for the untouched network, and have theory follow the forward that comes."""
@@ -300,7 +308,7 @@ class SignalMonitor(Callback):
         if index == 0 and self.expected:
             self._sinks.write_text("predicted_and_measured", comparison(self.expected, values), index)
         if self._watch is not None:
-            self._speak(self._watch.check(index, values, scaled=self._scaled))
+            self._speak(self._watch.check(index, values, scaled=self._scaled, lone=reading.lone))
 
     def _tell_silent(self) -> None:
         """Say once which layers have no activation, and why."""

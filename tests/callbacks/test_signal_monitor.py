@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import BackboneFinetuning
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
 from monitored import (
@@ -162,6 +163,24 @@ def test_alerts_are_warnings_text_and_objects(tmp_path):
     accumulator = EventAccumulator(trainer.logger.log_dir)
     accumulator.Reload()
     assert "alerts/symmetric/text_summary" in accumulator.Tags()["tensors"]
+
+
+def test_what_a_finetuning_callback_adds_later_is_not_frozen_by_accident(tmp_path):
+    class Tuned(Lit):
+        def __init__(self):
+            super().__init__(mlp())
+            self.backbone = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.BatchNorm1d(FEATURES))
+
+        def forward(self, x):
+            return super().forward(self.backbone(x))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+    finetuning = BackboneFinetuning(unfreeze_backbone_at_epoch=1)  # the normalization gets gradients from the start
+    monitor = SignalMonitor()
+    trainer_for(tmp_path, monitor, finetuning, max_epochs=2).fit(Tuned(), loader())
+    assert monitor.alerts == []
 
 
 def test_alerts_can_stop_the_training(tmp_path):

@@ -363,7 +363,9 @@ def test_forwards_in_eval_mode_do_not_count_in_compiled_graphs_either():
             probe.before_update()
             points[way] = probe.close().values()
         torch._dynamo.reset()
-    assert points["compiled"]["activation_variance/0"] == pytest.approx(points["eager"]["activation_variance/0"], rel=1e-4)
+    assert points["compiled"]["activation_variance/0"] == pytest.approx(
+        points["eager"]["activation_variance/0"], rel=1e-4
+    )
 
 
 def test_zero_fraction_is_left_out_in_graphs_where_an_output_has_more_units_than_any_parameter():
