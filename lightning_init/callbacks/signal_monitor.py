@@ -166,6 +166,19 @@ class SignalMonitor(Callback):
         refuse_strategy(trainer, "SignalMonitor", "Train without it, or")
         if sum(isinstance(callback, SignalMonitor) for callback in callbacks_of(trainer)) > 1:
             raise ValueError("a Trainer takes one SignalMonitor: two would write every tag twice; keep one of them")
+        self._require_tensorboard(trainer)
+
+    def _require_tensorboard(self, trainer: Trainer) -> None:
+        """Refuse to draw what no logger can show."""
+        asked = {"images": self.images, "histograms_every_n_steps": self.histograms_every_n_steps is not None}
+        names = [name for name, wanted in asked.items() if wanted]
+        kinds = [type(one).__name__ for one in trainer.loggers]
+        shown = any(is_a(one, kind) for one in trainer.loggers for kind in ("TensorBoardLogger", "DummyLogger"))
+        if names and not shown and not trainer.barebones:
+            raise ValueError(
+                f"{' and '.join(names)}: only TensorBoard shows pictures, and the Trainer has"
+                f" {' and '.join(kinds) or 'no logger'}; give it a TensorBoardLogger, or leave them out"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the hooks: every layer exists now, and nothing has been traced yet."""
@@ -173,19 +186,24 @@ class SignalMonitor(Callback):
             rank_zero_warn("SignalMonitor logs nothing: Trainer(barebones=True) asks for no logging at all.")
             return
         if self._probe is None or self._probe.divided or not self._probe.describes(pl_module):
-            shards = make_shards(trainer.strategy.model or pl_module)
-            with whole_parameters(trainer, lasting=True):  # FSDP shows slices, which do not tell what is a weight
-                self._probe = Probe(pl_module, self.wanted, self.layers, shards)
-                self._watch = Watch(self._probe.layers) if self.on_alert else None
-            self._inspected = self._told = False
-            self._root = type(pl_module).__name__
+            self._probe = self._renew(trainer, pl_module)
         self._probe.attach()
         self.expected = {}
-        self._sinks = Sinks(trainer)
+        self._sinks = Sinks(trainer, self._probe.tags)
         self._directory = self._sinks.directory
         gathers = trainer.world_size > 1 and (self.sync_dist or self._probe.divided)
         self._gather = _gather_from(trainer) if gathers else None
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+
+    def _renew(self, trainer: Trainer, pl_module: LightningModule) -> Probe:
+        """Return a probe for the module as it is, and watch its layers afresh."""
+        shards = make_shards(trainer.strategy.model or pl_module)
+        with whole_parameters(trainer, lasting=True):  # FSDP shows slices, which do not tell what is a weight
+            probe = Probe(pl_module, self.wanted, self.layers, shards)
+            self._watch = Watch(probe.layers) if self.on_alert else None
+        self._inspected = self._told = False
+        self._root = type(pl_module).__name__
+        return probe
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what is left and remove the hooks."""
@@ -213,9 +231,13 @@ class SignalMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Begin a point, or go on with the one whose micro-batches are not all there."""
-        del batch_idx
         if self._probe is None:
             return
+        if batch_idx == 0 and not self._probe.divided and not self._probe.describes(pl_module):
+            self._close()  # the epoch began with other layers than the last one
+            self._probe.detach()
+            self._probe = self._renew(trainer, pl_module)
+            self._probe.attach()
         index = step_index(trainer)
         if self._open == index:
             self._probe.resume()
@@ -337,9 +359,14 @@ class SignalMonitor(Callback):
         if failed:
             self._gather = None  # the other ranks may never come
         if self._probe is not None:
-            if self._probe.steps:
-                self._close()
-            self._emit()
+            try:
+                if self._probe.steps or failed:  # of the step that failed, what there is
+                    self._told |= failed
+                    self._close()
+                self._emit()
+            except RuntimeError:
+                if not failed:  # a device that fails again must not hide why it failed
+                    raise
             self._probe.detach()
         if self._sinks is not None:
             self._sinks.flush()

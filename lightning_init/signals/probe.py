@@ -154,6 +154,19 @@ class Probe:
         return self.model is model and self._made_for == _content(find_layers(model, self._globs))
 
     @property
+    def tags(self) -> list[str]:
+        """Every tag that a point may have, in the order of its values."""
+        gauges = [gauge for gauge, _ in self._weights]
+        gauges += [tap.gauge for _, tap in self._taps]
+        gauges += [gauge for gauge, _ in self._gradients]
+        norms = self._norms.tags if self._norms is not None else []
+        return [
+            *(tag for gauge in gauges for tag in gauge.tags),
+            *norms,
+            *(tag for one in self._updates for tag in one.tags),
+        ]
+
+    @property
     def divided(self) -> bool:
         """Whether each rank measures its own part of the parameters."""
         return self._shards.divided
@@ -194,7 +207,7 @@ class Probe:
         self._weigh()
         self.steps += 1
         if self.samples is not None:
-            self._sample_gradients(self.samples)
+            self._sample_gradients(self.samples, parameters, scale)
         if self._norms is not None:
             self._norms.add(parameters, scale)
         for gauge, owned in self._gradients:
@@ -231,12 +244,15 @@ class Probe:
             for name, place in self._readable:
                 self.samples[f"weight_histogram/{name}"] = sample(self._shards.read(place))
 
-    def _sample_gradients(self, samples: dict[str, Tensor]) -> None:
+    def _sample_gradients(
+        self, samples: dict[str, Tensor], parameters: Collection[nn.Parameter] | None, scale: Tensor | None
+    ) -> None:
         for layer in self.layers:
-            gradients = [self._shards.gradient(parameter) for parameter in layer.parameters]
-            parts = [sample(one) for one in gradients if one is not None]
-            if parts:
-                samples[f"gradient_histogram/{layer.name}"] = torch.cat(parts)
+            owned = [one for one in layer.parameters if parameters is None or one in parameters]
+            gradients = [gradient for one in owned if (gradient := self._shards.gradient(one)) is not None]
+            if gradients:
+                values = torch.cat([sample(one) for one in gradients])
+                samples[f"gradient_histogram/{layer.name}"] = values if scale is None else values / scale
 
     def _take(self) -> Reading:
         activations = [(layer, tap, tap.gauge.take()) for layer, tap in self._taps]

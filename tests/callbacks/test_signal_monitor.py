@@ -1,6 +1,7 @@
 """Every figure in the event file equals a slow reference computed beside it, whatever the training looks like."""
 
 import copy
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -215,6 +216,20 @@ def test_history_reads_back_what_was_logged(tmp_path):
     table = as_table(monitor.history())
     assert table.shape == (BATCHES, len(expected))
     assert table["gradient_norm_total"][3] == expected["p-gradient_norm_total"][3]
+
+
+def test_history_has_all_of_the_monitors_series_and_none_of_the_users(tmp_path):
+    class Busy(Lit):
+        def training_step(self, batch, batch_idx):
+            for name in ("weight_decay", "gradient_penalty", "update_count", "x-activation_time/net.0"):
+                self.log(name, 1.0)
+            return super().training_step(batch, batch_idx)
+
+    net = nn.Sequential(OrderedDict({"en-de": nn.Linear(FEATURES, 2)}))
+    for prefix in ("", "my-own"):
+        monitor = SignalMonitor()
+        trainer_for(tmp_path, monitor, logger=TensorBoardLogger(tmp_path, prefix=prefix)).fit(Busy(net), loader())
+        assert set(monitor.history()) == set(monitor.last[1])
 
 
 def test_pictures_are_drawn_from_what_was_logged_and_put_on_tensorboard_when_asked(tmp_path):

@@ -111,6 +111,22 @@ def test_histograms_sample_all_three_signals():
         assert probe.samples is None
 
 
+def test_histograms_show_the_gradients_that_are_used_and_unscaled():
+    model = mlp()
+    with Probe(model) as probe:
+        probe.open(histograms=True)
+        model(torch.ones(2, 6)).sum().backward()
+        probe.before_update(set(model[0].parameters()), torch.tensor(4.0))
+        model[0].weight.grad.fill_(100.0)
+        probe.before_update(set(model[2].parameters()))
+        probe.close()
+    samples = probe.samples
+    gradients = [one.grad.flatten() for one in model[2].parameters()]
+    assert torch.equal(samples["gradient_histogram/2"], torch.cat(gradients))
+    assert samples["gradient_histogram/0"].abs().max() < 100.0
+    assert samples["gradient_histogram/0"][-8:] == pytest.approx(model[0].bias.grad / 4)
+
+
 def test_ranks_are_pooled_in_one_collective():
     model, calls = mlp(), []
     x = torch.randn(8, 6)
