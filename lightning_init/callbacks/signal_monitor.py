@@ -89,6 +89,11 @@ class SignalMonitor(Callback):
         self.every_n_steps = every_n_steps
         self._wants = as_cadence(every_n_steps)
         self.wanted = Wanted(weights, activations, gradients, updates)
+        globs = [layers] if isinstance(layers, str) else layers
+        if globs is not None and not (isinstance(globs, Sequence) and all(isinstance(one, str) for one in globs)):
+            raise TypeError(
+                f'layers must be globs over layer names such as "backbone.*", or None for all, got {layers!r}'
+            )
         self.layers = layers
         if histograms_every_n_steps is not None:
             Every(histograms_every_n_steps, "histograms_every_n_steps")
@@ -135,9 +140,16 @@ class SignalMonitor(Callback):
         if self._directory is None:
             raise RuntimeError(
                 "SignalMonitor.history() reads TensorBoard's event files, and there are none: train with"
-                " Trainer(logger=TensorBoardLogger(...)) first, or read the files of the logger that was used"
+                " Trainer(logger=TensorBoardLogger(...)) first, or read the files of the logger that was used; what"
+                " worker processes (ddp_spawn, ddp_fork) have logged is read with signals.history.read_history"
             )
-        return read_history(self._directory)
+        return self._read(self._directory)
+
+    def _read(self, directory: str) -> dict[str, dict[int, float]]:
+        """Return what was logged, in depth order: layers that were frozen at first come later in the files."""
+        places = {tag: place for place, tag in enumerate(self._probe.tags)} if self._probe is not None else {}
+        history = read_history(directory)
+        return {tag: history[tag] for tag in sorted(history, key=lambda tag: places.get(tag, len(places)))}
 
     def heat_map(self, series: str = "activation_variance") -> Figure:
         """Return a figure of one series: layer x step, the value as colour; save it with `savefig("name.png")`.
@@ -371,7 +383,7 @@ class SignalMonitor(Callback):
         if self._sinks is not None:
             self._sinks.flush()
             if images and self._directory is not None and self.last is not None:
-                history = read_history(self._directory)
+                history = self._read(self._directory)
                 for series in series_of(history):
                     for name, figure in (
                         ("heat_map", heat_map(history, series)),

@@ -114,7 +114,9 @@ class Watch:
             found += self._nonfinite(step, numbers, scaled=scaled)
         found += self._activations(step, numbers, lone)
         found += self._bounded(step, numbers)
-        found += self._gradients(step, numbers, values.get(TOTAL, math.nan))
+        total = values.get(TOTAL, math.nan)
+        if total != 0 or self._typical is None or _any_constant(values):  # otherwise the loss is content (a margin)
+            found += self._gradients(step, numbers, total)
         return found
 
     def inspect(self, step: int) -> list[Alert]:
@@ -293,6 +295,11 @@ class Watch:
         if (kind, name) not in self._said:
             self._said.add((kind, name))
             yield Alert(kind, name, step, float(figure), text)
+
+
+def _any_constant(values: Mapping[str, float]) -> bool:
+    """Return whether a layer, such as a dead ReLU behind the last one, gives the same number everywhere."""
+    return any(value == 0 for tag, value in values.items() if tag.startswith("activation_variance/"))
 
 
 _RANDOM = " initialize with he_normal (ReLU) or xavier_uniform, and lower the learning rate if it died in training"

@@ -153,6 +153,18 @@ def test_pictures_without_a_logger_that_shows_them_are_refused(tmp_path, argumen
     trainer_for(tmp_path, SignalMonitor(**arguments), fast_dev_run=True).fit(Lit(mlp()), loader())
 
 
+def test_layers_that_thaw_have_their_place_in_depth_all_the_same(tmp_path):
+    class Thawing(Lit):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.net[0].requires_grad_(batch_idx > 2)
+
+    monitor = SignalMonitor()
+    trainer_for(tmp_path, monitor).fit(Thawing(mlp()), loader())
+    norms = {tag: list(points) for tag, points in monitor.history().items() if tag.startswith("gradient_norm/")}
+    assert [*norms] == ["gradient_norm/net.0", "gradient_norm/net.2", "gradient_norm/net.3"]
+    assert norms["gradient_norm/net.0"] == list(range(3, BATCHES))
+
+
 def test_the_layout_has_a_line_also_for_layers_that_are_frozen_at_first(tmp_path):
     model = Lit(mlp())
     model.net[0].requires_grad_(False)
@@ -270,6 +282,12 @@ def test_layers_select_and_a_glob_that_matches_nothing_is_refused(tmp_path):
 def test_bad_arguments_are_refused_at_construction(arguments, message):
     with pytest.raises(ValueError, match=message):
         SignalMonitor(**arguments)
+
+
+@pytest.mark.parametrize("layers", [3, [3], ("net.*", None)])
+def test_layers_are_globs(layers):
+    with pytest.raises(TypeError, match="layers must be globs"):
+        SignalMonitor(layers=layers)
 
 
 def test_a_string_is_not_taken_for_a_sequence_of_statistics():

@@ -225,6 +225,20 @@ def test_dead_units_need_three_points_in_a_row():
     assert "4" in {alert.layer for alert in train(net, steps=3, lr=0.0) if alert.kind == "dead"}
 
 
+def test_a_loss_that_is_content_is_not_dead_but_a_last_relu_may_be():
+    living = {
+        "activation_variance/0": 1.0,
+        "activation_variance/2": 1.0,
+        "gradient_norm/0": 1.0,
+        "gradient_norm/2": 1.0,
+    }
+    still = {**living, "gradient_norm/0": 0.0, "gradient_norm/2": 0.0, "gradient_norm_total": 0.0}
+    for began, last, told in ((True, 1.0, 0), (True, 0.0, 2), (False, 1.0, 2)):
+        watch = Watch(Probe(mlp()).layers)
+        points = [{**living, "gradient_norm_total": 1.4}] * began + [{**still, "activation_variance/7": last}] * 3
+        assert sum(len(watch.check(step, point)) for step, point in enumerate(points)) == told
+
+
 def test_what_is_not_finite_is_named():
     net = mlp()
     with torch.no_grad():
