@@ -12,8 +12,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
-from examples import arguments, compare, progress
-from examples.comparison import check_target
+from examples import arguments, progress
 from examples.errors import UsageError
 
 
@@ -30,6 +29,8 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Say where the runs go and how to take up an interrupted sweep; refuse a target that the end would refuse."""
+        from examples.comparison import check_target  # here, as below: each job has these callbacks, and needs neither
+
         try:
             check_target(self.options["target"])
         except UsageError as error:
@@ -52,6 +53,8 @@ class SweepCallback(Callback):
 
 
 def _conclude(config: DictConfig, sweep: Path, options: Mapping[str, Any]) -> None:
+    from examples import compare
+
     try:
         comparison, files = compare.write([sweep], **options)
     except UsageError:  # such as a baseline that no row is called: runs of hours shall not end without a comparison

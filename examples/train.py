@@ -11,13 +11,15 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from examples import arguments, job, names, sizes  # noqa: F401  (they register the resolvers of conf/)
+from examples import arguments, names, sizes  # noqa: F401  (they register the resolvers of conf/)
 from examples.errors import UsageError
 
 
 @hydra.main(version_base="1.3", config_path=str(arguments.CONF), config_name="config")
 def train(config: DictConfig) -> float:
     """Run one job and return its final validation accuracy, which Hydra's Optuna sweeper maximises."""
+    from examples import job  # takes seconds; a process that only hands jobs to a launcher does without
+
     return job.run_job(config)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
+from lightning_init import initializers
 from lightning_init._names import clean
 from lightning_init._running import Call, as_it_was, call_of, naming_layers, refuse_unready
 from lightning_init.fans import Layout, layout
@@ -72,6 +73,9 @@ class Calibration(WholeModel):
 
     It goes wherever an initializer of a whole model goes, as long as there are data: `InitCallback`, `calibrate`.
     """
+
+    def __post_init__(self) -> None:
+        initializers.get(self.start)  # refused here, not when training begins
 
     @property
     def needs_data(self) -> bool:

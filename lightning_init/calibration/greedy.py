@@ -59,6 +59,7 @@ class Greedy(Calibration):
     initializer: InitializerLike = "xavier_uniform"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("batches", "epochs"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):

@@ -52,6 +52,7 @@ class Krahenbuhl(Calibration):
     initializer: InitializerLike = "large_random"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not math.isfinite(self.shift):
             raise ValueError(f"shift of Krahenbuhl must be finite, got {self.shift}")
         if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 0:

@@ -47,6 +47,7 @@ class Lsuv(Calibration):
     initializer: InitializerLike = "orthogonal"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, (int, float)):
             raise TypeError(f"tolerance of Lsuv must be a number, got {self.tolerance!r}")
         if not 0 < self.tolerance < 1:

@@ -13,7 +13,7 @@ from torchvision import models
 
 from lightning_init import initialize
 from lightning_init._running import call_of
-from lightning_init.calibration import Krahenbuhl, Lsuv, apply_calibrated_
+from lightning_init.calibration import DenoisingAutoencoders, Krahenbuhl, Lsuv, Rbm, apply_calibrated_
 from lightning_init.calibration.base import _units
 from lightning_init.calibration.krahenbuhl import relative_rates
 from lightning_init.plan import make_plan
@@ -367,3 +367,9 @@ def test_a_failing_calibration_takes_the_plan_back():
     with pytest.raises(ValueError, match="batches is empty"):
         apply_calibrated_(make_plan(model, "orthogonal", seed=0), model, Lsuv(), [])
     assert differing(before, state(model)) == set()
+
+
+@pytest.mark.parametrize("kind", [Lsuv, Krahenbuhl, DenoisingAutoencoders, Rbm])
+def test_a_start_that_is_no_initializer_is_refused_at_once(kind):
+    with pytest.raises(ValueError, match="initializer must be one of the names"):
+        kind(initializer="nope")
