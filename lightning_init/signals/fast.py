@@ -102,7 +102,7 @@ def flattened(values: Tensor) -> Array:
     >>> flattened(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T)
     array([1., 2., 3., 4.], dtype=float32)
     """
-    values = values.detach()
+    values = values.detach().resolve_neg()  # the imaginary part of a conjugate is a lazy negative
     if values.layout is not torch.strided:
         values = values.coalesce().values() if values.layout is torch.sparse_coo else values.values()
     if values.dtype is not torch.float32 and values.dtype is not torch.float64:
@@ -128,8 +128,9 @@ def _exact(flat: Array) -> Moments:
 
 
 def _complex_moments(values: Tensor) -> Moments:
-    n, real, m2_real = moments(values.detach().real)
-    _, imag, m2_imag = moments(values.detach().imag)
+    values = values.detach().resolve_conj()
+    n, real, m2_real = moments(values.real)
+    _, imag, m2_imag = moments(values.imag)
     return n, complex(real.real, imag.real), m2_real + m2_imag
 
 
