@@ -76,6 +76,8 @@ class Watch:
         self._layers = {layer.name: layer for layer in layers}
         self._tags: tuple[str, ...] = ()
         self._rows: dict[str, tuple[list[str], npt.NDArray[np.int64]]] = {}
+        self._compared: list[list[str]] = []  # tags of the signals whose layers are compared with each other
+        self._limits: list[tuple[str, float]] = []  # tags of bounded nonlinearities, and where they are saturated
         self._said: set[tuple[Kind, str]] = set()
         self._streaks: dict[str, dict[str, int]] = {}  # signal -> layer -> how often in a row its figure was zero
         self._rising: dict[str, set[str]] = {}  # signal -> layers that began at zero and are still far below the others
@@ -108,13 +110,16 @@ class Watch:
             lone: gives the tags of activations that were a single number, whose variance says nothing.
         """
         self._index(values)
+        total = values.get(TOTAL, math.nan)
+        if self._is_calm(values, total):
+            self._expect(total)
+            return []
         numbers = np.fromiter(values.values(), np.float64, len(values))
         found: list[Alert] = []
         if not np.isfinite(numbers).all():
             found += self._nonfinite(step, numbers, scaled=scaled)
         found += self._activations(step, numbers, lone)
         found += self._bounded(step, numbers)
-        total = values.get(TOTAL, math.nan)
         if total != 0 or self._typical is None or _any_constant(values):  # otherwise the loss is content (a margin)
             found += self._gradients(step, numbers, total)
         return found
@@ -182,6 +187,27 @@ class Watch:
             tag = "activation_variance" if family == "bounded" else family
             present = [name for name in names if f"{tag}/{name}" in places]
             self._rows[family] = present, np.array([places[f"{tag}/{name}"] for name in present], np.int64)
+        heard = [(family, [tags[row] for row in rows]) for family, (_, rows) in self._rows.items()]
+        self._compared = [found for family, found in heard if family != "bounded" and len(found) > 1]
+        self._limits = [
+            (f"activation_variance/{name}", _SATURATED * self._spine.bounded[name]) for name in self._rows["bounded"][0]
+        ]
+
+    def _is_calm(self, values: Mapping[str, float], total: float) -> bool:
+        """Return whether nothing at all can be wrong, as at nearly every point of a healthy training; in few steps."""
+        if self._typical is None or any(self._streaks.values()) or any(self._rising.values()):
+            return False
+        if not (0 < total <= max(_JUMP * self._typical, 1.0) and math.isfinite(sum(values.values()))):
+            return False
+        for tags in self._compared:
+            figures = [values[tag] for tag in tags]
+            smallest, largest = min(figures), max(figures)
+            if not (smallest > 0 and largest < _FAR * min(smallest, max(figures[0], 1.0))):
+                return False
+        return all(values[tag] <= limit for tag, limit in self._limits)
+
+    def _expect(self, total: float) -> None:
+        self._typical = total if self._typical is None else self._typical**0.95 * total**0.05
 
     def _nonfinite(self, step: int, numbers: Values, *, scaled: bool) -> Iterator[Alert]:
         for place in np.flatnonzero(~np.isfinite(numbers)):
@@ -259,7 +285,7 @@ class Watch:
                     " is usual here; clip gradients (gradient_clip_val) or lower the learning rate"
                 )
                 yield from self._once("exploding", "", step, total, text)
-            self._typical = total if self._typical is None else self._typical**0.95 * total**0.05
+            self._expect(total)
 
     def _before(self, names: list[str], variances: Values) -> Values:
         """Return for each layer the largest variance up to it since the last normalization."""

@@ -1,5 +1,6 @@
 """Each thing that can go wrong raises its own alert, once; a healthy network raises none."""
 
+import copy
 import itertools
 import math
 
@@ -188,6 +189,8 @@ def test_lazy_modules_are_watched_from_when_they_have_a_shape():
         def reset_parameters(self):
             if not self.has_uninitialized_params():
                 nn.init.constant_(self.weight, 0.1)
+                if self.bias is not None:
+                    nn.init.zeros_(self.bias)  # materialized as whatever the memory held
 
     assert "symmetric" in kinds(train(nn.Sequential(Constant(16), nn.ReLU(), Constant(16), nn.ReLU(), Constant(3))))
 
@@ -291,3 +294,22 @@ def test_a_thousand_times_the_usual_gradient_is_too_much(jump, kinds_told):
     for step in range(5):
         watch.check(step, {"gradient_norm_total": 1.0})
     assert [alert.kind for alert in watch.check(5, {"gradient_norm_total": jump})] == kinds_told
+
+
+def test_a_calm_point_is_settled_in_few_steps_and_any_alert_is_not(monkeypatch):
+    """The short way and the long one say the same of every point; without trouble the long one is not taken."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    calm = {f"gradient_norm/{name}": 1.0 for name in "024"} | {f"activation_variance/{name}": 0.5 for name in "01234"}
+    calm["gradient_norm_total"] = 3**0.5
+    watch, kinds = Watch(Probe(net).layers), set()
+    assert watch.check(0, calm) == []
+    assert watch._is_calm(calm, calm["gradient_norm_total"])
+    for tag, value in itertools.product(calm, (0.0, 1e-9, 1e9, math.inf, math.nan)):
+        troubled = {**calm, tag: value}
+        short, long = copy.deepcopy(watch), copy.deepcopy(watch)
+        monkeypatch.setattr(long, "_is_calm", lambda *_: False)
+        points = [troubled] * 3 + [calm] * 2
+        said = [str(short.check(i, point)) for i, point in enumerate(points, 1)]
+        assert said == [str(long.check(i, point)) for i, point in enumerate(points, 1)]
+        kinds |= {alert.kind for i, point in enumerate(points, 1) for alert in copy.deepcopy(watch).check(i, point)}
+    assert kinds == {"non-finite", "vanishing", "exploding", "saturated"}
