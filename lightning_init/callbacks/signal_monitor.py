@@ -34,6 +34,8 @@ from lightning_init.signals.shards import make_shards
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LOOK = 100  # steps after which the next epoch begins with a look at whether layers were replaced
+
 
 class SignalMonitor(Callback):
     """Logs statistics of the signals of every layer, on the step axis of `self.log`.
@@ -125,6 +127,9 @@ class SignalMonitor(Callback):
         self._inspected = False  # whether the optimizers were looked at: once, at the first point
         self._open: int | None = None  # index of the point that is being measured
         self._scaled = False  # whether gradients come from AMP's GradScaler
+        self._looked = 0  # when the module was last compared with what is followed
+        self._suspicious = False  # whether it should be again
+        self._counts: set[int] = set()  # how many values points had
         self._pending: tuple[int, Reading] | None = None  # measured, perhaps still on its way from the device
 
     def history(self) -> dict[str, dict[int, float]]:
@@ -214,6 +219,7 @@ class SignalMonitor(Callback):
             probe = Probe(pl_module, self.wanted, self.layers, shards)
             self._watch = Watch(probe.layers) if self.on_alert else None
         self._inspected = self._told = False
+        self._counts, self._suspicious, self._looked = set(), False, step_index(trainer)
         self._root = type(pl_module).__name__
         return probe
 
@@ -245,12 +251,9 @@ class SignalMonitor(Callback):
         """Begin a point, or go on with the one whose micro-batches are not all there."""
         if self._probe is None:
             return
-        if batch_idx == 0 and not self._probe.divided and not self._probe.describes(pl_module):
-            self._close()  # the epoch began with other layers than the last one
-            self._probe.detach()
-            self._probe = self._renew(trainer, pl_module)
-            self._probe.attach()
         index = step_index(trainer)
+        if self._suspicious or (batch_idx == 0 and index >= self._looked + _LOOK):
+            self._look_again(trainer, pl_module, index)
         if self._open == index:
             self._probe.resume()
             return
@@ -261,6 +264,16 @@ class SignalMonitor(Callback):
             self._probe.open(histograms=every is not None and index % every == 0)
             if index == 0:
                 self._expect(trainer, pl_module, batch)
+
+    def _look_again(self, trainer: Trainer, pl_module: LightningModule, index: int) -> None:
+        """Follow the layers that the module has by now: some may have been replaced since the last look."""
+        assert self._probe is not None
+        self._looked, self._suspicious = index, False
+        if not self._probe.divided and not self._probe.describes(pl_module):
+            self._close()
+            self._probe.detach()
+            self._probe = self._renew(trainer, pl_module)
+            self._probe.attach()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """End the watch over the first forward."""
@@ -338,6 +351,9 @@ class SignalMonitor(Callback):
         if self._scaled and not math.isfinite(values.get(TOTAL, 0.0)):
             values["step_skipped"] = 1.0  # the scaler takes no step with such gradients
         self.last = index, values
+        if len(values) not in self._counts:  # another number may come of another layer
+            self._suspicious = bool(self._counts)
+            self._counts.add(len(values))
         self._sinks.write(index, values)
         if index == 0 and self.expected:
             self._sinks.write_text("predicted_and_measured", comparison(self.expected, values), index)
