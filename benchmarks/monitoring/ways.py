@@ -11,7 +11,8 @@ from lightning.pytorch.utilities import grad_norm
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_init.callbacks.signal_monitor import SignalMonitor, step_index
+from lightning_init.callbacks._step import step_index
+from lightning_init.callbacks.signal_monitor import SignalMonitor
 from lightning_init.signals.layers import find_layers
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_init.callbacks._sinks import Sinks
+from lightning_init.callbacks._step import gather_from, parameters_of, scale_of, step_index
 from lightning_init.callbacks._trainer import (
     PLANNED,
     callbacks_of,
@@ -209,7 +210,7 @@ class SignalMonitor(Callback):
         self._sinks = Sinks(trainer, self._probe.tags)
         self._directory = self._sinks.directory
         gathers = trainer.world_size > 1 and (self.sync_dist or self._probe.divided)
-        self._gather = _gather_from(trainer) if gathers else None
+        self._gather = gather_from(trainer) if gathers else None
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
 
     def _renew(self, trainer: Trainer, pl_module: LightningModule) -> Probe:
@@ -286,7 +287,7 @@ class SignalMonitor(Callback):
         """Measure gradients, unscaled and not yet clipped, and weights, not yet updated."""
         del pl_module
         if self._probe is not None and self._open is not None:
-            self._probe.before_update(_parameters(optimizer, trainer), _scale(optimizer, trainer))
+            self._probe.before_update(parameters_of(optimizer, trainer), scale_of(optimizer, trainer))
             if self._watch is not None and (self._watch.more or not self._inspected):
                 self._inspect(self._watch, self._open, trainer)
 
@@ -421,43 +422,3 @@ class SignalMonitor(Callback):
             "_pending": None,
             "_gather": None,
         }
-
-
-def _gather_from(trainer: Trainer) -> Gather:
-    """Return what stacks a tensor from all ranks, over the device that the strategy's collectives use."""
-
-    def gather(mine: Tensor) -> Tensor:
-        device = trainer.strategy.root_device
-        mine = mine.to(device, torch.float32 if device.type == "mps" else mine.dtype)
-        ranks = [torch.empty_like(mine) for _ in range(trainer.world_size)]
-        torch.distributed.all_gather(ranks, mine)
-        return torch.stack(ranks).cpu()
-
-    return gather
-
-
-def step_index(trainer: Trainer) -> int:
-    """Return the x of what `self.log` logs now (`global_step` counts every optimizer and so differs; PL#20346).
-
-    Lightning has no public name for it; its own LearningRateMonitor reads it in the same way.
-    """
-    return trainer.fit_loop.epoch_loop._batches_that_stepped  # noqa: SLF001 (said above)
-
-
-def _parameters(optimizer: torch.optim.Optimizer, trainer: Trainer) -> set[nn.Parameter] | None:
-    """Return the parameters that `optimizer` is about to update; None if there is no other optimizer."""
-    if len(trainer.optimizers) == 1:
-        return None
-    return {parameter for group in optimizer.param_groups for parameter in group["params"]}
-
-
-def _scale(optimizer: torch.optim.Optimizer, trainer: Trainer) -> Tensor | None:
-    """Return the scale that the gradients still carry.
-
-    Lightning has AMP's scaler unscale them before its hook, except where the optimizer does that itself (fused=True).
-    """
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
-        return None
-    scale: Tensor | None = scaler._scale  # noqa: SLF001 (get_scale() would wait for the device)
-    return scale

@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_init.callbacks.signal_monitor import SignalMonitor, step_index
+from lightning_init.callbacks._step import step_index
+from lightning_init.callbacks.signal_monitor import SignalMonitor
 
 FEATURES, BATCHES = 6, 8
 
