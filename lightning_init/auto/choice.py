@@ -133,9 +133,10 @@ def _in_chain(found: Found, structure: Structure, square: float | None) -> tuple
     leaves = [s for s in (_setting(function, found.chain) for function in found.feeds.values()) if s is not None]
     variance = leaves[0].q if leaves else arrives.q if arrives else 1.0  # a last layer keeps what it gets
     columns = _pairs(before, found) if before and arrives and arrives.symmetry == "mirrored" else 0
+    centred = arrives is not None and arrives.symmetry == "centred" and _sizes(found.module)[0] > 1
     rows = any(_paired(found, structure.layers[name]) for name in found.feeds)
     if arrives is not None:
-        gain, why = _behind(arrives, before.feeds[found.name] if before else None, bool(columns), variance)
+        gain, why = _behind(arrives, before.feeds[found.name] if before else None, bool(columns) or centred, variance)
     elif found.first:
         gain, why = _entry(variance, square)
     else:
@@ -143,14 +144,13 @@ def _in_chain(found: Found, structure: Structure, square: float | None) -> tuple
         gain, why = own * math.sqrt(variance), f"begins a chain: variance {variance:.3g}"
     why += f"; chain of {found.chain} layers: isometry" + (", units in pairs u and -u" if rows else "")
     middle = isinstance(found.module, _ConvNd) and found.chain >= BORDERS and max(found.module.kernel_size) > 1
-    centred = arrives is not None and arrives.symmetry == "centred"
     return LooksLinear(gain, rows, columns, centred, middle), variance, why + (", middle tap only" if middle else "")
 
 
-def _behind(arrives: Setting, function: Nonlinearity | None, paired: bool, variance: float) -> tuple[float, str]:
-    """Return the gain behind a nonlinearity, and why."""
+def _behind(arrives: Setting, function: Nonlinearity | None, arranged: bool, variance: float) -> tuple[float, str]:
+    """Return the gain behind a nonlinearity, and why; `arranged`: the weights do what its symmetry asks of them."""
     name = _label(function)
-    if arrives.symmetry == "mirrored" and not paired:
+    if arrives.symmetry in ("mirrored", "centred") and not arranged:
         arrives = Setting("none", exact(function or "linear").forward, 1.0, 1.0, 1.0)
     how = {
         "odd": f"{name} is odd",

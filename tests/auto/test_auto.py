@@ -110,6 +110,21 @@ def test_looks_linear(outputs, inputs, kernel):
     assert centred.square().sum((*range(1, centred.ndim),)).mean().item() == pytest.approx(1, rel=1e-5)
 
 
+@pytest.mark.parametrize("width", [2, 3, 17, 65])
+def test_the_odd_unit_takes_nothing_from_the_pairs(width):
+    model, x = mlp(nn.ReLU, 100, width), torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    initialize(model, "auto", seed=0)
+    assert max(map(abs, decades(model, x))) < 0.2
+
+
+def test_behind_a_single_unit_nothing_can_be_ignored():
+    model = nn.Sequential(*[part for n in (8, 8, 1, 8, 8, 8) for part in (nn.LazyLinear(n), nn.Sigmoid())])
+    model(torch.ones(1, 8))
+    report = initialize(model, "auto", seed=0)
+    assert "sigmoid as it is" in why(report, "6.weight")
+    assert "which the weights ignore" in why(report, "8.weight")
+
+
 def test_looks_linear_refuses_what_has_no_pairs():
     with pytest.raises(ValueError, match="needs more units than"):
         LooksLinear(columns=3)(torch.empty(4, 5))
