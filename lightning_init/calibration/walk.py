@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ def walk(
     def hook_of(index: int, unit: Unit) -> Callable[..., object]:
         def hook(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> object:
             nonlocal inside
-            if inside or index in done:
+            if inside or index in done or not first_tensor(output).numel():  # an expert may get none of the samples
                 return None
             latest: list[object] = [output]
 
@@ -72,7 +73,8 @@ def walk(
             if failure:
                 raise failure[0] from None
             raise
-    return [done[index] for index in sorted(done)]
+    unseen = "nothing of this batch reaches it"
+    return [done.get(index) or replace(unit, skip=unseen).kept() for index, unit in enumerate(units)]
 
 
 def first_tensor(output: object) -> Tensor:
