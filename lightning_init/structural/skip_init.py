@@ -46,7 +46,9 @@ class SkipInit(Structural):
         """Return the switches."""
         blocks = [f"{name}.weight" for name, one in found.layers.items() if one.order < 0 and one.branch]
         if not found.branches and not blocks:
-            raise ValueError(f"{self.label} is for residual networks, and {type(model).__name__} has no residual branch")
+            raise ValueError(
+                f"{self.label} is for residual networks, and {type(model).__name__} has no residual branch"
+            )
         for branch in found.branches:
             if branch.switch is None:
                 raise ValueError(

@@ -10,7 +10,7 @@ from torch import nn
 from lightning_init import calibrate, diagnose, initialize
 from lightning_init.auto import Auto
 from lightning_init.auto.structure import structure
-from lightning_init.auto.theory import BUDGET, pooled, setting
+from lightning_init.auto.theory import BUDGET, pooled, recurrent_square, setting
 from lightning_init.initializers import LooksLinear, VarianceScaling
 from lightning_init.tracing import dataflow
 
@@ -117,6 +117,19 @@ def test_the_odd_unit_takes_nothing_from_the_pairs(width):
     assert max(map(abs, decades(model, x))) < 0.2
 
 
+class Sign(nn.Module):
+    def forward(self, x):
+        return x.sign()
+
+
+@pytest.mark.parametrize("made", [nn.Hardshrink, nn.Softshrink, lambda: nn.Threshold(0.5, 0.0), Sign, nn.Hardsigmoid])
+def test_what_lets_nothing_small_through_or_has_no_slope_gets_what_keeps_its_variance(made):
+    model, x = mlp(made, 8), torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    initialize(model, Auto(batch=x, correct=False), seed=0)
+    variances = [layer.activation_variance for layer in diagnose(model, x).profile.spine]
+    assert all(0.1 < one < 10 for one in variances)
+
+
 def test_behind_a_single_unit_nothing_can_be_ignored():
     model = nn.Sequential(*[part for n in (8, 8, 1, 8, 8, 8) for part in (nn.LazyLinear(n), nn.Sigmoid())])
     model(torch.ones(1, 8))
@@ -211,6 +224,73 @@ def test_layers_that_are_shared_wanted_elsewhere_or_grouped_are_no_pairs():
     assert found["a"].chain == found["b"].chain == 1
     grouped = nn.Sequential(*[part for _ in range(6) for part in (nn.Conv2d(8, 8, 3, padding=1, groups=2), nn.ReLU())])
     assert "pairs" not in str(initialize(grouped, "auto"))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind, layers):
+        super().__init__()
+        self.rnn, self.head = kind(16, 64, layers), nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_what_stands_behind_a_recurrent_layer_gets_its_variance_too(kind, layers):
+    model, x = Recurrent(kind, layers), torch.randn(50, 16, 16, generator=torch.Generator().manual_seed(0))
+    report = initialize(model, "auto", seed=0)
+    assert f"behind {kind.__name__} (mean square" in why(report, "head.weight")
+    assert 0.4 < model(x)[-1].var().item() < 2.5
+
+
+def test_a_layer_behind_a_shortcut_is_not_called_the_first():
+    report = initialize(nn.Sequential(Wide(), nn.Linear(16, 2)), "auto", seed=0)
+    assert "first layer" in why(report, "0.one.weight")
+    assert "behind shortcuts from the inputs" in why(report, "1.weight")
+
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        return x + self.two(self.one(x).relu())
+
+
+def test_a_layer_whose_nonlinearity_is_constant_is_named():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Threshold(20.0, 0.0), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=r"around layer 0: nonlinearity threshold.* is constant"):
+        initialize(model, "auto")
+
+
+@pytest.fixture
+def elsewhere():
+    """As Lightning builds a model on a GPU in half precision: by default tensors are not float32 on the CPU."""
+    for function in (setting, pooled, recurrent_square):
+        function.cache_clear()
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("meta"):
+        yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("way", ["plan", "correction", "krahenbuhl", "diagnose"])
+def test_torchs_defaults_of_device_and_type_are_not_asked(way, request):
+    layers = [part for i in range(6) for part in (nn.Conv2d(8 if i else 3, 8, 3, padding=1), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(72, 2))
+    recurrent, x = Recurrent(nn.LSTM, 1), torch.randn(4, 3, 10, 10)
+    request.getfixturevalue("elsewhere")
+    if way == "plan":
+        initialize(model, Auto(batch=x, correct=False), seed=0)
+        initialize(recurrent, "auto", seed=0)
+    elif way == "correction":
+        initialize(model, Auto(batch=x), seed=0)
+    elif way == "krahenbuhl":
+        calibrate(model, "krahenbuhl", [x], seed=0)
+    else:
+        assert diagnose(model, x).verdict
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
