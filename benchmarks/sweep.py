@@ -38,10 +38,12 @@ def sweep(*overrides: str) -> float:
 
 
 def starting() -> dict[str, float]:
-    """Time one run in a warm process, without and with the training, so that imports do not count."""
+    """Time a run of one step, the second in its process: the first imports, and so does Hydra, all its plugins."""
     script = (
-        "import sys, time, examples.train as t; argv = sys.argv[1:]\n"
-        "begin = time.perf_counter(); sys.argv[1:] = argv; t.main(); print(time.perf_counter() - begin)"
+        "import sys, time, examples.train as t, examples.job; argv = sys.argv[1:]\n"
+        "for i in range(2):\n"
+        "    begin = time.perf_counter(); sys.argv[1:] = [*argv, f'hydra.run.dir={i}']; t.main()\n"
+        "print(time.perf_counter() - begin)"
     )
     with tempfile.TemporaryDirectory() as folder:
         options = ("trainer.max_steps=1", "data.train_samples=64")
@@ -55,7 +57,12 @@ def main() -> None:
     options = parser.parse_args()
     grid = ("initializer=zeros,he_normal", "seed=0", "trainer.max_epochs=1") if options.quick else GRID
     before = os.getloadavg()[0]
-    figures = {"imports": timed("-c", "import examples.train", cwd=str(ROOT))[0], **starting()}
+    imports = "import examples.train, examples.job, examples.compare"
+    figures = {
+        "command line without a run": timed("-m", "examples.train", "--cfg", "job", cwd=str(ROOT))[0],
+        "imports": timed("-c", imports, cwd=str(ROOT))[0],
+        **starting(),
+    }
     figures["sweep, one after another"] = sweep(*grid)
     if importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"):
         figures["sweep, joblib on two cores"] = sweep(*grid, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")

@@ -15,6 +15,7 @@ LAYERS = [
     {"_suggest", "_names", "_running"},
     {"nonlinearities", "_evaluation", "_quadrature", "_roots"},
     {"fans", "gains"},
+    {"mean_field"},
     {"theory"},
     {"initializers"},
     {"placement", "tracing"},

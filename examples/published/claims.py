@@ -53,6 +53,11 @@ class Claim:
         return all(_text(runs.value(run, key)) == value for key, value in where.items())
 
 
+def at_depth(initializer: str, depth: int) -> tuple[tuple[str, str], ...]:
+    """Return the `where` of a claim about networks of `depth` hidden layers that `initializer` started."""
+    return (("initializer", initializer), ("model.depth", str(depth)))
+
+
 def measured(comparison: Comparison, claims: Iterable[Claim]) -> list[tuple[Claim, float]]:
     """Return the claims about runs that were made, each with the mean over these runs."""
     everything = [run for setting in comparison.settings for run in setting.runs]
@@ -97,14 +102,19 @@ def report(name: str, about: str, pairs: Sequence[tuple[Claim, float]], director
     console.print(f"\n{name}: published and measured here\n{text}\n{verdict}", markup=False)
 
 
+def config(comparison: Comparison) -> dict[str, object]:
+    """Return the config of one run, for what all of them have in common."""
+    return comparison.settings[0].runs[0].result.config
+
+
 def training(comparison: Comparison) -> str:
     """Return how the networks were trained with SGD, in words."""
-    config = comparison.settings[0].runs[0].result.config
-    images = f"{count:,} images" if (count := config["data.train_samples"]) else "all training images"
+    used = config(comparison)
+    images = f"{count:,} images" if (count := used["data.train_samples"]) else "all training images"
     seeds = comparison.runs["seed"].nunique()
     return (
-        f"SGD {config['optimizer.lr']:g}, momentum {config['optimizer.momentum']:g}, batch "
-        f"{config['data.batch_size']}; epochs: {config['trainer.max_epochs']} of {images}; seeds: {seeds}"
+        f"SGD {used['optimizer.lr']:g}, momentum {used['optimizer.momentum']:g}, batch "
+        f"{used['data.batch_size']}; epochs: {used['trainer.max_epochs']} of {images}; seeds: {seeds}"
     )
 
 

@@ -54,7 +54,7 @@ def measured(comparison: Comparison) -> list[tuple[Claim, float]]:
 
 def report(comparison: Comparison, directory: Path) -> None:
     """Print published and measured figures and write them to `directory/published.md`."""
-    config = comparison.settings[0].runs[0].result.config
+    config = claims.config(comparison)
     about = (
         f"The edge of chaos as `lightning_init.theory` computes it, and tanh networks of {config['model.depth']} "
         f"hidden layers of width {config['model.width']} on Fashion-MNIST with sigma_b = {SIGMA_B:g}: on the edge, in "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from examples.comparison import Comparison
 from examples.published import claims
-from examples.published.claims import Claim
+from examples.published.claims import Claim, at_depth
 
 DEPTHS = (22, 30, 40)
 FOUND = (
@@ -32,8 +32,7 @@ LAST = "validation accuracy at the end"
 
 def _claim(name: str, depth: int, published: str, low: float, high: float) -> Claim:
     label = {"he_normal": "He", "lecun_normal": "Xavier"}[name]
-    where = (("initializer", name), ("model.depth", str(depth)))
-    return Claim(f"{label}, {depth} layers", LAST, published, low, high, where=where)
+    return Claim(f"{label}, {depth} layers", LAST, published, low, high, where=at_depth(name, depth))
 
 
 CLAIMS = (
@@ -54,7 +53,7 @@ CONVOLUTIONS = (
 
 def report(comparison: Comparison, directory: Path) -> None:
     """Print published and measured figures and write them to `directory/published.md`."""
-    config = comparison.settings[0].runs[0].result.config
+    config = claims.config(comparison)
     about = (
         f"ReLU networks of {', '.join(map(str, DEPTHS))} fully connected hidden layers of width "
         f"{config['model.width']} on Fashion-MNIST ({claims.training(comparison)}). The paper trained convolutional "
@@ -65,7 +64,7 @@ def report(comparison: Comparison, directory: Path) -> None:
 
 def report_convolutions(comparison: Comparison, directory: Path) -> None:
     """Print published and measured figures of the convolutional networks, the same way."""
-    config = comparison.settings[0].runs[0].result.config
+    config = claims.config(comparison)
     about = (
         f"ReLU networks of 22 and 30 convolutions with {config['model.width']} channels on Fashion-MNIST, "
         f"{28 // config['data.shrink']} pixels a side ({claims.training(comparison)}). The paper's networks had these "

@@ -8,7 +8,7 @@ import lightning as pl
 
 from examples.comparison import Comparison
 from examples.published import claims, probing
-from examples.published.claims import Claim
+from examples.published.claims import Claim, at_depth
 
 SAMPLES = 1000
 RATIO = "gradient norm of the biases, hidden layer to the one before"
@@ -23,15 +23,11 @@ def measure(module: pl.LightningModule, data: pl.LightningDataModule) -> dict[st
     return {RATIO: float((norms[-1] / norms[0]) ** (1 / (len(norms) - 1)))} if len(norms) > 1 else {}
 
 
-def _where(initializer: str, depth: int) -> tuple[tuple[str, str], ...]:
-    return (("initializer", initializer), ("model.depth", str(depth)))
-
-
 SMALL, LARGE = "N(0, 1/n)", "N(0, 1)"
 CLAIMS = (
-    Claim(f"{SMALL}, one hidden layer", EPOCH, "92.7 % (MNIST)", 0.80, 0.88, where=_where("lecun_normal", 1)),
-    Claim(f"{LARGE}, one hidden layer", EPOCH, "86.4 % (MNIST)", 0.60, 0.80, where=_where("normal", 1)),
-    Claim(f"{SMALL}, three hidden layers", RATIO, "5.0, 4.7", 3.5, 5.5, "{:.1f}", RATIO, _where("lecun_normal", 3)),
+    Claim(f"{SMALL}, one hidden layer", EPOCH, "92.7 % (MNIST)", 0.80, 0.88, where=at_depth("lecun_normal", 1)),
+    Claim(f"{LARGE}, one hidden layer", EPOCH, "86.4 % (MNIST)", 0.60, 0.80, where=at_depth("normal", 1)),
+    Claim(f"{SMALL}, three hidden layers", RATIO, "5.0, 4.7", 3.5, 5.5, "{:.1f}", RATIO, at_depth("lecun_normal", 3)),
 )
 
 

@@ -45,7 +45,7 @@ def measured(comparison: Comparison) -> list[tuple[Claim, float]]:
 
 def report(comparison: Comparison, directory: Path) -> None:
     """Print published and measured figures and write them to `directory/published.md`."""
-    config = comparison.settings[0].runs[0].result.config
+    config = claims.config(comparison)
     about = (
         f"Networks of {config['model.depth']} hidden layers of {config['model.width']} sigmoid units on Fashion-MNIST "
         f"with pixels in [0, 1] ({claims.training(comparison)}). Pretraining sees the images without labels, each "

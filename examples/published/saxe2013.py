@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from examples.comparison import Comparison
 from examples.published import claims
-from examples.published.claims import Claim
+from examples.published.claims import Claim, at_depth
 
 STEPS = "steps to within 2 % of the optimum"
 MOST_STEPS = 1500
@@ -91,7 +91,7 @@ def measured(comparison: Comparison) -> list[tuple[Claim, float]]:
     for name, (published, most, ratios) in EXPECTED.items():
         steps = {}
         for layers in LAYERS:
-            where = (("initializer", name), ("model.depth", str(layers - 1)))
+            where = at_depth(name, layers - 1)
             claim = Claim(f"{name}, {layers} layers", STEPS, published, 1, most, "{:.0f}", STEPS, where)
             found = claims.measured(comparison, [claim])
             pairs += found

@@ -47,7 +47,7 @@ def measured(comparison: Comparison) -> list[tuple[Claim, float]]:
 
 def report(comparison: Comparison, directory: Path) -> None:
     """Print published and measured figures and write them to `directory/published.md`."""
-    config = comparison.settings[0].runs[0].result.config
+    config = claims.config(comparison)
     depths = sorted({run.result.config["model.depth"] for s in comparison.settings for run in s.runs})
     about = (
         f"Fully connected tanh networks of width {config['model.width']} on Fashion-MNIST, sigma_b^2 = 0.05, depths "

@@ -40,7 +40,7 @@ def _claims() -> list[Claim]:
 
 def report(comparison: Comparison, directory: Path) -> None:
     """Print published and measured figures and write them to `directory/published.md`."""
-    config = comparison.settings[0].runs[0].result.config
+    config = claims.config(comparison)
     about = (
         f"Untouched SELU networks of {config['model.depth']} hidden layers of width {config['model.width']} on "
         f"{SAMPLES} standardized images of Fashion-MNIST, {comparison.runs['seed'].nunique()} seeds. The paper's claim "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -17,20 +18,26 @@ if TYPE_CHECKING:
 
 
 class Sinks:
-    """The loggers of `trainer` as they are when a fit starts; only rank zero has any."""
+    """The loggers of `trainer` as they are when a fit starts; only rank zero has any.
 
-    def __init__(self, trainer: Trainer) -> None:
+    Args:
+        trainer: about to fit.
+        tags: of all series that there may be, also of those that begin later (layers that are frozen at first).
+    """
+
+    def __init__(self, trainer: Trainer, tags: Sequence[str]) -> None:
         loggers = trainer.loggers if trainer.is_global_zero else []
         self._tensorboards = [cast("TensorBoardLogger", one) for one in loggers if is_a(one, "TensorBoardLogger")]
         self._others = [logger for logger in loggers if logger not in self._tensorboards]
         self._events = [EventWriter(logger.experiment, _prefix(logger)) for logger in self._tensorboards]
+        self._tags = tags
         self._laid_out = False
 
     def write(self, index: int, values: dict[str, float]) -> None:
         """Write the values of one step: one event, one `log_metrics` call."""
         for writer in self._events:
             if not self._laid_out:
-                writer.write_layout("signals", values)
+                writer.write_layout("signals", self._tags)
             writer.write(index, values)
         self._laid_out = True
         for logger in self._others:

@@ -89,6 +89,11 @@ class SignalMonitor(Callback):
         self.every_n_steps = every_n_steps
         self._wants = as_cadence(every_n_steps)
         self.wanted = Wanted(weights, activations, gradients, updates)
+        globs = [layers] if isinstance(layers, str) else layers
+        if globs is not None and not (isinstance(globs, Sequence) and all(isinstance(one, str) for one in globs)):
+            raise TypeError(
+                f'layers must be globs over layer names such as "backbone.*", or None for all, got {layers!r}'
+            )
         self.layers = layers
         if histograms_every_n_steps is not None:
             Every(histograms_every_n_steps, "histograms_every_n_steps")
@@ -117,7 +122,7 @@ class SignalMonitor(Callback):
         self._root = ""  # the model's own name, which is silent when training_step does not call forward
         self._gather: Gather | None = None  # for sync_dist
         self._finishing = False  # whether the fit is over, so that there is nothing left to stop
-        self._inspected = False  # whether the weights themselves were looked at: once, at the first point
+        self._inspected = False  # whether the optimizers were looked at: once, at the first point
         self._open: int | None = None  # index of the point that is being measured
         self._scaled = False  # whether gradients come from AMP's GradScaler
         self._pending: tuple[int, Reading] | None = None  # measured, perhaps still on its way from the device
@@ -135,9 +140,16 @@ class SignalMonitor(Callback):
         if self._directory is None:
             raise RuntimeError(
                 "SignalMonitor.history() reads TensorBoard's event files, and there are none: train with"
-                " Trainer(logger=TensorBoardLogger(...)) first, or read the files of the logger that was used"
+                " Trainer(logger=TensorBoardLogger(...)) first, or read the files of the logger that was used; what"
+                " worker processes (ddp_spawn, ddp_fork) have logged is read with signals.history.read_history"
             )
-        return read_history(self._directory)
+        return self._read(self._directory)
+
+    def _read(self, directory: str) -> dict[str, dict[int, float]]:
+        """Return what was logged, in depth order: layers that were frozen at first come later in the files."""
+        places = {tag: place for place, tag in enumerate(self._probe.tags)} if self._probe is not None else {}
+        history = read_history(directory)
+        return {tag: history[tag] for tag in sorted(history, key=lambda tag: places.get(tag, len(places)))}
 
     def heat_map(self, series: str = "activation_variance") -> Figure:
         """Return a figure of one series: layer x step, the value as colour; save it with `savefig("name.png")`.
@@ -166,6 +178,19 @@ class SignalMonitor(Callback):
         refuse_strategy(trainer, "SignalMonitor", "Train without it, or")
         if sum(isinstance(callback, SignalMonitor) for callback in callbacks_of(trainer)) > 1:
             raise ValueError("a Trainer takes one SignalMonitor: two would write every tag twice; keep one of them")
+        self._require_tensorboard(trainer)
+
+    def _require_tensorboard(self, trainer: Trainer) -> None:
+        """Refuse to draw what no logger can show."""
+        asked = {"images": self.images, "histograms_every_n_steps": self.histograms_every_n_steps is not None}
+        names = [name for name, wanted in asked.items() if wanted]
+        kinds = [type(one).__name__ for one in trainer.loggers]
+        shown = any(is_a(one, kind) for one in trainer.loggers for kind in ("TensorBoardLogger", "DummyLogger"))
+        if names and not shown and not trainer.barebones:
+            raise ValueError(
+                f"{' and '.join(names)}: only TensorBoard shows pictures, and the Trainer has"
+                f" {' and '.join(kinds) or 'no logger'}; give it a TensorBoardLogger, or leave them out"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the hooks: every layer exists now, and nothing has been traced yet."""
@@ -173,19 +198,24 @@ class SignalMonitor(Callback):
             rank_zero_warn("SignalMonitor logs nothing: Trainer(barebones=True) asks for no logging at all.")
             return
         if self._probe is None or self._probe.divided or not self._probe.describes(pl_module):
-            shards = make_shards(trainer.strategy.model or pl_module)
-            with whole_parameters(trainer, lasting=True):  # FSDP shows slices, which do not tell what is a weight
-                self._probe = Probe(pl_module, self.wanted, self.layers, shards)
-                self._watch = Watch(self._probe.layers) if self.on_alert else None
-            self._inspected = self._told = False
-            self._root = type(pl_module).__name__
+            self._probe = self._renew(trainer, pl_module)
         self._probe.attach()
         self.expected = {}
-        self._sinks = Sinks(trainer)
+        self._sinks = Sinks(trainer, self._probe.tags)
         self._directory = self._sinks.directory
         gathers = trainer.world_size > 1 and (self.sync_dist or self._probe.divided)
         self._gather = _gather_from(trainer) if gathers else None
         self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+
+    def _renew(self, trainer: Trainer, pl_module: LightningModule) -> Probe:
+        """Return a probe for the module as it is, and watch its layers afresh."""
+        shards = make_shards(trainer.strategy.model or pl_module)
+        with whole_parameters(trainer, lasting=True):  # FSDP shows slices, which do not tell what is a weight
+            probe = Probe(pl_module, self.wanted, self.layers, shards)
+            self._watch = Watch(probe.layers) if self.on_alert else None
+        self._inspected = self._told = False
+        self._root = type(pl_module).__name__
+        return probe
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what is left and remove the hooks."""
@@ -213,9 +243,13 @@ class SignalMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Begin a point, or go on with the one whose micro-batches are not all there."""
-        del batch_idx
         if self._probe is None:
             return
+        if batch_idx == 0 and not self._probe.divided and not self._probe.describes(pl_module):
+            self._close()  # the epoch began with other layers than the last one
+            self._probe.detach()
+            self._probe = self._renew(trainer, pl_module)
+            self._probe.attach()
         index = step_index(trainer)
         if self._open == index:
             self._probe.resume()
@@ -240,10 +274,8 @@ class SignalMonitor(Callback):
         del pl_module
         if self._probe is not None and self._open is not None:
             self._probe.before_update(_parameters(optimizer, trainer), _scale(optimizer, trainer))
-            if self._watch is not None and not self._inspected:
-                self._inspected = True
-                trained = {one for each in trainer.optimizers for group in each.param_groups for one in group["params"]}
-                self._speak(self._watch.inspect(self._open) + self._watch.untrained(self._open, trained))
+            if self._watch is not None and (self._watch.more or not self._inspected):
+                self._inspect(self._watch, self._open, trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -257,6 +289,16 @@ class SignalMonitor(Callback):
             self._close()
         else:
             self._probe.pause()
+
+    def _inspect(self, watch: Watch, index: int, trainer: Trainer) -> None:
+        """Look at weights and gradients themselves, while they are here: at the first points alone."""
+        found = watch.inspect(index) if watch.more else []
+        later = any(is_a(one, "BaseFinetuning") for one in callbacks_of(trainer))  # it adds parameters when it wants
+        if not self._inspected and not later:
+            trained = {one for each in trainer.optimizers for group in each.param_groups for one in group["params"]}
+            found += watch.untrained(index, trained)
+        self._inspected = True
+        self._speak(found)
 
     def _expect(self, trainer: Trainer, pl_module: LightningModule, batch: object) -> None:
         """Take over what was planned for the untouched network, and have theory follow the forward that comes."""
@@ -300,7 +342,7 @@ class SignalMonitor(Callback):
         if index == 0 and self.expected:
             self._sinks.write_text("predicted_and_measured", comparison(self.expected, values), index)
         if self._watch is not None:
-            self._speak(self._watch.check(index, values, scaled=self._scaled))
+            self._speak(self._watch.check(index, values, scaled=self._scaled, lone=reading.lone))
 
     def _tell_silent(self) -> None:
         """Say once which layers have no activation, and why."""
@@ -329,14 +371,19 @@ class SignalMonitor(Callback):
         if failed:
             self._gather = None  # the other ranks may never come
         if self._probe is not None:
-            if self._probe.steps:
-                self._close()
-            self._emit()
+            try:
+                if self._probe.steps or failed:  # of the step that failed, what there is
+                    self._told |= failed
+                    self._close()
+                self._emit()
+            except RuntimeError:
+                if not failed:  # a device that fails again must not hide why it failed
+                    raise
             self._probe.detach()
         if self._sinks is not None:
             self._sinks.flush()
             if images and self._directory is not None and self.last is not None:
-                history = read_history(self._directory)
+                history = self._read(self._directory)
                 for series in series_of(history):
                     for name, figure in (
                         ("heat_map", heat_map(history, series)),

@@ -26,7 +26,8 @@ Parts: TypeAlias = Array | Sequence[Tensor]
 
 _CHUNK = 8192  # above it BLAS libraries start threads of their own, beside those of torch
 _PIECE = 1 << 16  # 256 KB, which a cache holds; float32 dot products err by 1e-6 here, by 2e-5 for constants
-_ONES: Array = np.ones(_CHUNK, np.float32)
+_ONES_HERE = torch.ones(_PIECE)
+_ONES: Array = _ONES_HERE.numpy()
 _CANCELS = 8.0  # mean^2 / variance above which float32 sums cost more than 1e-5
 _TINY, _HUGE = 1e-30, 1e37  # sums of squares of float32 outside of this have lost digits to underflow, or overflowed
 
@@ -50,6 +51,9 @@ def moments_of(parts: Parts) -> Moments | None:
     """Return the moments of what `parts_of` gave; None if they need the exact way."""
     if isinstance(parts, np.ndarray):
         size, energy, total = parts.size, float(np.vdot(parts, parts)), float(np.vdot(parts, _ONES[: parts.size]))
+    elif len(parts) == 1 and parts[0].dtype is torch.float32:  # two calls of a kind: a sum would be one more to fetch
+        size, energy = len(parts[0]), torch.dot(parts[0], parts[0]).item()
+        total = torch.dot(parts[0], _ONES_HERE[:size]).item()
     else:
         size, energy, total = 0, 0.0, 0.0
         for piece in parts:
@@ -102,7 +106,7 @@ def flattened(values: Tensor) -> Array:
     >>> flattened(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T)
     array([1., 2., 3., 4.], dtype=float32)
     """
-    values = values.detach()
+    values = values.detach().resolve_neg()  # the imaginary part of a conjugate is a lazy negative
     if values.layout is not torch.strided:
         values = values.coalesce().values() if values.layout is torch.sparse_coo else values.values()
     if values.dtype is not torch.float32 and values.dtype is not torch.float64:
@@ -128,8 +132,9 @@ def _exact(flat: Array) -> Moments:
 
 
 def _complex_moments(values: Tensor) -> Moments:
-    n, real, m2_real = moments(values.detach().real)
-    _, imag, m2_imag = moments(values.detach().imag)
+    values = values.detach().resolve_conj()
+    n, real, m2_real = moments(values.real)
+    _, imag, m2_imag = moments(values.imag)
     return n, complex(real.real, imag.real), m2_real + m2_imag
 
 

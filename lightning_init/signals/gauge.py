@@ -71,6 +71,7 @@ class Gauge:
         bounds: Bounds | None = None,
         unit_dim: Callable[[Tensor], int] | None = None,
     ) -> None:
+        self.tags = tuple(series)
         self.lean = set(series.values()) <= set(LEAN)
         self._of_moments = [(tag, LEAN[name]) for tag, name in series.items() if name in LEAN]
         self._of_summary = [(tag, FULL[name]) for tag, name in series.items() if name in FULL]

@@ -70,6 +70,11 @@ class GradientNorms:
         for owner, gradient in gradients:
             self._energies[owner] += fast.energy(gradient) * factor
 
+    @property
+    def tags(self) -> list[str]:
+        """The tags of the layers and of the total."""
+        return [tag for tag, _ in self._groups if tag] + [TOTAL]
+
     def take(self) -> Norms:
         """Return what was measured, and start afresh."""
         norms = Norms([tag for tag, _ in self._groups], self._energies, self._steps, self._sent)

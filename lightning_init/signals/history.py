@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader  # type: ignore[import-untyped]
+
+from lightning_init.signals.catalogue import Signal, statistics_of
+from lightning_init.signals.gradients import TOTAL
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-PREFIXES = ("weight_", "activation_", "gradient_", "update_", "step_skipped")
+_NAMES = {signal: "|".join(statistics_of(signal)) for signal in get_args(Signal)}
+_SERIES = "|".join(f"{signal}_(?:{names})/.+" for signal, names in _NAMES.items())
+_OURS = re.compile(f"^(?:[^/]*-)?({_SERIES}|{TOTAL}|step_skipped)$")  # a logger may put a prefix and a dash before it
 
 
 def read_history(directory: str | Path) -> dict[str, dict[int, float]]:
@@ -45,6 +51,6 @@ def as_table(series: dict[str, dict[int, float]]) -> DataFrame:
 def _scalars(file: Path) -> Iterator[tuple[str, int, float]]:
     for event in EventFileLoader(str(file)).Load():
         for value in event.summary.value:
-            tag = value.tag.rpartition("-")[2] if not value.tag.startswith(PREFIXES) else value.tag
-            if tag.startswith(PREFIXES) and value.HasField("tensor") and len(value.tensor.float_val) == 1:
-                yield tag, event.step, value.tensor.float_val[0]
+            found = _OURS.search(value.tag)
+            if found and value.HasField("tensor") and len(value.tensor.float_val) == 1:
+                yield found[1], event.step, value.tensor.float_val[0]

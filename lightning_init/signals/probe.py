@@ -128,6 +128,8 @@ class Probe:
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         units = most_units(self.model)
         for layer, tap in self._taps:
+            if isinstance(layer.module, torch.jit.ScriptModule):
+                continue  # it refuses hooks
             tap.gauge.prepare(device, units)
             self._handles.append(layer.module.register_forward_hook(tap))
 
@@ -150,6 +152,19 @@ class Probe:
     def describes(self, model: nn.Module) -> bool:
         """Return whether `model` still consists of the layers and parameters that this probe was made for."""
         return self.model is model and self._made_for == _content(find_layers(model, self._globs))
+
+    @property
+    def tags(self) -> list[str]:
+        """Every tag that a point may have, in the order of its values."""
+        gauges = [gauge for gauge, _ in self._weights]
+        gauges += [tap.gauge for _, tap in self._taps]
+        gauges += [gauge for gauge, _ in self._gradients]
+        norms = self._norms.tags if self._norms is not None else []
+        return [
+            *(tag for gauge in gauges for tag in gauge.tags),
+            *norms,
+            *(tag for one in self._updates for tag in one.tags),
+        ]
 
     @property
     def divided(self) -> bool:
@@ -192,7 +207,7 @@ class Probe:
         self._weigh()
         self.steps += 1
         if self.samples is not None:
-            self._sample_gradients(self.samples)
+            self._sample_gradients(self.samples, parameters, scale)
         if self._norms is not None:
             self._norms.add(parameters, scale)
         for gauge, owned in self._gradients:
@@ -229,12 +244,15 @@ class Probe:
             for name, place in self._readable:
                 self.samples[f"weight_histogram/{name}"] = sample(self._shards.read(place))
 
-    def _sample_gradients(self, samples: dict[str, Tensor]) -> None:
+    def _sample_gradients(
+        self, samples: dict[str, Tensor], parameters: Collection[nn.Parameter] | None, scale: Tensor | None
+    ) -> None:
         for layer in self.layers:
-            gradients = [self._shards.gradient(parameter) for parameter in layer.parameters]
-            parts = [sample(one) for one in gradients if one is not None]
-            if parts:
-                samples[f"gradient_histogram/{layer.name}"] = torch.cat(parts)
+            owned = [one for one in layer.parameters if parameters is None or one in parameters]
+            gradients = [gradient for one in owned if (gradient := self._shards.gradient(one)) is not None]
+            if gradients:
+                values = torch.cat([sample(one) for one in gradients])
+                samples[f"gradient_histogram/{layer.name}"] = values if scale is None else values / scale
 
     def _take(self) -> Reading:
         activations = [(layer, tap, tap.gauge.take()) for layer, tap in self._taps]
@@ -281,6 +299,8 @@ def _reason(layer: Layer, tap: Tap) -> str:
     """Return why a layer was not called."""
     if tap.error is not None:
         return f"its output could not be read: {tap.error}"
+    if isinstance(layer.module, torch.jit.ScriptModule):
+        return "torch.jit.script lets no hook into its modules"
     if not tap.switch.model.training:
         return "the model is in eval mode"
     if isinstance(layer.parent, nn.MultiheadAttention):

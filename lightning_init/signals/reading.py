@@ -37,6 +37,10 @@ class Gauged:
         """Return the one summary."""
         return [Summary() if self.taken is None else self.taken.summary()]
 
+    def lone(self) -> list[str]:
+        """Return the tags if it was a single number."""
+        return list(self.gauge.tags) if self.taken is not None and self.taken.summary().number == 1 else []
+
     def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
         """Return tag -> value."""
         taken = self.taken if rows is None else Taken(None, list(rows))
@@ -57,7 +61,7 @@ class Reading:
     def __init__(
         self,
         weights: Sequence[Item],
-        activations: Sequence[Item],
+        activations: Sequence[Gauged],
         others: Sequence[Item],
         *,
         travels: bool,
@@ -85,6 +89,10 @@ class Reading:
             apart.update(self._activations)
         over_ranks = _over_ranks([item for item in items if item in apart], gather)
         return {tag: value for item in items for tag, value in item.values(over_ranks.get(item)).items()}
+
+    def lone(self) -> set[str]:
+        """Return the tags of the activations that were a single number, and so have no variance to speak of."""
+        return {tag for item in self._activations for tag in item.lone()}
 
 
 def _over_ranks(items: Sequence[Item], gather: Gather) -> dict[Item, list[Summary]]:

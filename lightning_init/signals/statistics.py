@@ -136,7 +136,7 @@ def merge(
     Args:
         a: the fields of one `Summary`, as numbers or as tensors of no dimension.
         b: those of the other.
-        smaller: `min`, or `torch.minimum` for tensors.
+        smaller: `min`, or `torch.minimum` for tensors, which minds nan.
         larger: `max`, or `torch.maximum` for tensors.
 
     >>> merge(Summary(2, 1.5, m2=0.5), Summary(1, 6.0), min, max)[:4]
@@ -170,5 +170,14 @@ def pooled(parts: Sequence[Sequence[float]]) -> Summary:
     total = Summary()
     for part in parts:
         if part[0]:
-            total = Summary(*merge(total, part, min, max)) if total.number else Summary(*part)
+            total = Summary(*merge(total, part, _smaller, _larger)) if total.number else Summary(*part)
     return total
+
+
+def _smaller(a: float, b: float) -> float:
+    """Return the smaller, nan if either is: `min` keeps a nan only where it comes first."""
+    return a if a < b or math.isnan(a) else b
+
+
+def _larger(a: float, b: float) -> float:
+    return a if a > b or math.isnan(a) else b

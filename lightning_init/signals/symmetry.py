@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from lightning_init.placement import Place
+from lightning_init.signals.layers import Layer
 
 _DIRECTIONS, _GRID, _SEED = 4, 1e-3, 1
+_LOOK_UPS = (nn.Embedding, nn.EmbeddingBag)  # the rows are entries, most of them without a gradient
 
 
 def symmetric_fraction(*parts: Tensor) -> float:
@@ -41,3 +47,28 @@ def _keys(part: Tensor) -> Tensor:
     projected = (values / size) @ directions  # first divided: gradients may be as small as float32 knows
     rms = projected.square().mean().sqrt()
     return torch.round(projected / (rms * _GRID)) if float(rms) else torch.zeros_like(projected)
+
+
+def look_at(layer: Layer, place: Place) -> Literal["different", "alike", "stuck", "unknown", "none"]:
+    """Return whether all units of the weight are copies of each other and stay so.
+
+    They are stuck if there is no gradient to change that, unknown as long as there may yet be one, none where the
+    question makes no sense.
+    """
+    gradient = place.parameter.grad
+    weight = _here(place.parameter.detach())
+    if place.kind != "direct" or weight.ndim < 2 or weight.shape[0] < 2 or isinstance(layer.module, _LOOK_UPS):
+        return "none"
+    if gradient is None:
+        return "unknown"
+    if gradient.layout is not torch.strided or weight.layout is not torch.strided:
+        return "none"
+    gradient = _here(gradient.detach())
+    if symmetric_fraction(weight.flatten(1), gradient.flatten(1)) < 1.0:
+        return "different"
+    return "alike" if gradient.any() else "stuck"
+
+
+def _here(values: Tensor) -> Tensor:
+    """Return the rows that are here, of a tensor that is divided among ranks."""
+    return values.to_local() if isinstance(values, DTensor) else values

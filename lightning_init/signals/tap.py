@@ -42,7 +42,7 @@ class Tap:
         self.name = name
         self.gauge = gauge
         self.switch = switch
-        self.error: Exception | None = None
+        self.error: str | None = None  # words alone: the exception's traceback holds the activations
 
     def __call__(self, module: nn.Module, args: object, output: object) -> None:
         """Measure `output` now: an in-place operation may change it as soon as the hook returns."""
@@ -58,14 +58,14 @@ class Tap:
                     if switch.samples is not None:
                         self._sample(values, switch.samples)
                 except (RuntimeError, TypeError, NotImplementedError) as error:  # e.g. a tensor inside torch.vmap
-                    self.error = error
+                    self.error = str(error)
 
     def _sample(self, values: Tensor, samples: dict[str, Tensor]) -> None:
         tag = f"activation_histogram/{self.name}"
         samples[tag] = torch.cat([samples[tag], sample(values)]) if tag in samples else sample(values)
 
     def _trace(self, output: object) -> None:
-        values = first_tensor(output)
+        values = first_tensor(output) if self.switch.model.training else None
         if values is not None:
             self.gauge.trace(values)
 

@@ -27,6 +27,7 @@ class Update:
         self._read = read
         self._ratio = "ratio" in statistics
         series = {f"update_{one}/{name}": one for one in statistics if one != "ratio"}
+        self.tags = [f"update_{one}/{name}" for one in statistics]
         self._change = Gauge({**series, "change": "norm"} if self._ratio else series, transfers)
         self._size = Gauge({"size": "norm"}, transfers)
         self._before: Tensor | None = None

@@ -108,6 +108,74 @@ def test_hooks_are_gone_after_fit_and_after_an_exception(tmp_path):
     assert set(events(trainer.logger)["gradient_norm_total"]) == {0, 1, 2}
 
 
+def test_the_step_that_failed_is_logged_as_far_as_it_came(tmp_path):
+    class Failing(Lit):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            if batch_idx == 3:
+                raise FloatingPointError("planned")
+            return loss
+
+    monitor = SignalMonitor()
+    trainer = trainer_for(tmp_path, monitor)
+    with pytest.raises(FloatingPointError, match="planned"):
+        trainer.fit(Failing(mlp()), loader())
+    logged = events(trainer.logger)
+    assert set(logged["activation_variance/net.3"]) == set(logged["weight_variance/net.3"]) == {0, 1, 2, 3}
+    assert set(logged["gradient_norm_total"]) == {0, 1, 2}
+
+
+def test_layers_that_are_replaced_between_epochs_are_measured_as_they_are(tmp_path):
+    class Growing(Lit):
+        def on_train_epoch_start(self):
+            if self.current_epoch == 1:
+                self.net[3] = nn.Linear(8, 5)
+                self.trainer.strategy.setup_optimizers(self.trainer)
+
+    class Looks(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            self.seen = float(var(pl_module.net[3].weight)), float(pl_module.net[3].weight.grad.norm())
+
+    model, monitor, looks = Growing(mlp()), SignalMonitor(gradients=("max_abs", "norm")), Looks()
+    old = model.net[3]
+    trainer_for(tmp_path, monitor, looks, max_epochs=2).fit(model, loader())
+    assert monitor.last[1]["weight_variance/net.3"] == pytest.approx(looks.seen[0], rel=1e-5)
+    assert monitor.last[1]["gradient_norm/net.3"] >= looks.seen[1]
+    assert "activation_variance/net.3" in monitor.last[1]
+    assert hooks(model) == len(old._forward_hooks) == 0
+
+
+@pytest.mark.parametrize("arguments", [{"images": True}, {"histograms_every_n_steps": 5}])
+def test_pictures_without_a_logger_that_shows_them_are_refused(tmp_path, arguments):
+    for logger, has in ((CSVLogger(tmp_path), "CSVLogger"), (False, "no logger")):
+        with pytest.raises(ValueError, match=f"{next(iter(arguments))}: only TensorBoard .* has {has}"):
+            trainer_for(tmp_path, SignalMonitor(**arguments), logger=logger).fit(Lit(mlp()), loader())
+    trainer_for(tmp_path, SignalMonitor(**arguments), fast_dev_run=True).fit(Lit(mlp()), loader())
+
+
+def test_layers_that_thaw_have_their_place_in_depth_all_the_same(tmp_path):
+    class Thawing(Lit):
+        def on_train_batch_start(self, batch, batch_idx):
+            self.net[0].requires_grad_(batch_idx > 2)
+
+    monitor = SignalMonitor()
+    trainer_for(tmp_path, monitor).fit(Thawing(mlp()), loader())
+    norms = {tag: list(points) for tag, points in monitor.history().items() if tag.startswith("gradient_norm/")}
+    assert [*norms] == ["gradient_norm/net.0", "gradient_norm/net.2", "gradient_norm/net.3"]
+    assert norms["gradient_norm/net.0"] == list(range(3, BATCHES))
+
+
+def test_the_layout_has_a_line_also_for_layers_that_are_frozen_at_first(tmp_path):
+    model = Lit(mlp())
+    model.net[0].requires_grad_(False)
+    trainer = trainer_for(tmp_path, SignalMonitor(), max_steps=1)
+    trainer.fit(model, loader())
+    (file,) = Path(trainer.logger.log_dir).glob("*.tfevents.*")
+    layout = next(raw for raw in RawEventFileLoader(str(file)).Load() if b"custom_scalars__config__" in raw)
+    assert b"^gradient_norm/net" in layout
+    assert layout.count(b"gradient_norm/") == 3
+
+
 def test_a_second_fit_goes_on_where_the_first_ended(tmp_path):
     model, monitor = Lit(mlp()), SignalMonitor()
     trainer = trainer_for(tmp_path, monitor)
@@ -214,6 +282,12 @@ def test_layers_select_and_a_glob_that_matches_nothing_is_refused(tmp_path):
 def test_bad_arguments_are_refused_at_construction(arguments, message):
     with pytest.raises(ValueError, match=message):
         SignalMonitor(**arguments)
+
+
+@pytest.mark.parametrize("layers", [3, [3], ("net.*", None)])
+def test_layers_are_globs(layers):
+    with pytest.raises(TypeError, match="layers must be globs"):
+        SignalMonitor(layers=layers)
 
 
 def test_a_string_is_not_taken_for_a_sequence_of_statistics():

@@ -1,10 +1,12 @@
 """Every figure in the event file equals a slow reference computed beside it, whatever the training looks like."""
 
 import copy
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import BackboneFinetuning
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
 from monitored import (
@@ -164,6 +166,24 @@ def test_alerts_are_warnings_text_and_objects(tmp_path):
     assert "alerts/symmetric/text_summary" in accumulator.Tags()["tensors"]
 
 
+def test_what_a_finetuning_callback_adds_later_is_not_frozen_by_accident(tmp_path):
+    class Tuned(Lit):
+        def __init__(self):
+            super().__init__(mlp())
+            self.backbone = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.BatchNorm1d(FEATURES))
+
+        def forward(self, x):
+            return super().forward(self.backbone(x))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+    finetuning = BackboneFinetuning(unfreeze_backbone_at_epoch=1)  # the normalization gets gradients from the start
+    monitor = SignalMonitor()
+    trainer_for(tmp_path, monitor, finetuning, max_epochs=2).fit(Tuned(), loader())
+    assert monitor.alerts == []
+
+
 def test_alerts_can_stop_the_training(tmp_path):
     monitor = SignalMonitor(alerts="raise")
     with pytest.raises(AlertError, match=r"step 0, net.0: all units"):
@@ -196,6 +216,20 @@ def test_history_reads_back_what_was_logged(tmp_path):
     table = as_table(monitor.history())
     assert table.shape == (BATCHES, len(expected))
     assert table["gradient_norm_total"][3] == expected["p-gradient_norm_total"][3]
+
+
+def test_history_has_all_of_the_monitors_series_and_none_of_the_users(tmp_path):
+    class Busy(Lit):
+        def training_step(self, batch, batch_idx):
+            for name in ("weight_decay", "gradient_penalty", "update_count", "x-activation_time/net.0"):
+                self.log(name, 1.0)
+            return super().training_step(batch, batch_idx)
+
+    net = nn.Sequential(OrderedDict({"en-de": nn.Linear(FEATURES, 2)}))
+    for prefix in ("", "my-own"):
+        monitor = SignalMonitor()
+        trainer_for(tmp_path, monitor, logger=TensorBoardLogger(tmp_path, prefix=prefix)).fit(Busy(net), loader())
+        assert set(monitor.history()) == set(monitor.last[1])
 
 
 def test_pictures_are_drawn_from_what_was_logged_and_put_on_tensorboard_when_asked(tmp_path):

@@ -4,6 +4,7 @@ import gc
 import itertools
 import math
 import sys
+import warnings
 
 import pytest
 import torch
@@ -110,6 +111,22 @@ def test_histograms_sample_all_three_signals():
         assert probe.samples is None
 
 
+def test_histograms_show_the_gradients_that_are_used_and_unscaled():
+    model = mlp()
+    with Probe(model) as probe:
+        probe.open(histograms=True)
+        model(torch.ones(2, 6)).sum().backward()
+        probe.before_update(set(model[0].parameters()), torch.tensor(4.0))
+        model[0].weight.grad.fill_(100.0)
+        probe.before_update(set(model[2].parameters()))
+        probe.close()
+    samples = probe.samples
+    gradients = [one.grad.flatten() for one in model[2].parameters()]
+    assert torch.equal(samples["gradient_histogram/2"], torch.cat(gradients))
+    assert samples["gradient_histogram/0"].abs().max() < 100.0
+    assert samples["gradient_histogram/0"][-8:] == pytest.approx(model[0].bias.grad / 4)
+
+
 def test_ranks_are_pooled_in_one_collective():
     model, calls = mlp(), []
     x = torch.randn(8, 6)
@@ -145,6 +162,17 @@ def test_layers_that_are_not_called_are_named_with_the_reason():
     assert set(probe.silent) == {"attention.out_proj", "scales", "unused"}
     assert "without calling it" in probe.silent["attention.out_proj"]
     assert "never called" in probe.silent["scales"]
+
+
+def test_scripted_modules_take_no_hooks_and_cost_nothing_but_their_activations():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates it; models that were saved so live on
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.Tanh()))
+    model = nn.Sequential(nn.Linear(6, 8), scripted, nn.Linear(8, 2))
+    with Probe(model) as probe:
+        values = step(probe, model, torch.randn(3, 6)).values()
+    assert {"weight_variance/1.0", "gradient_norm/1.0", "activation_variance/2"} <= set(values)
+    assert "torch.jit.script" in probe.silent["1.0"]
 
 
 def test_hooks_are_removed_even_on_an_exception():
@@ -200,6 +228,21 @@ def test_activations_are_not_kept_alive():
         for _ in range(3):
             step(probe, model, torch.ones(5, 6))
     assert [ref() for ref in alive] == [None] * 3
+
+
+def test_an_output_that_cannot_be_read_is_not_kept_alive_either():
+    import weakref
+
+    model = mlp()
+    x = torch.randn(5, 6)
+    alive = weakref.ref(x)
+    with Probe(model) as probe:
+        probe.open()
+        torch.vmap(lambda row: model(row).sum())(x)
+        probe.close()
+    assert "could not be read" in probe.silent["0"]
+    del x
+    assert alive() is None
 
 
 def test_outputs_of_any_kind_are_read():
@@ -321,6 +364,24 @@ def test_zero_fraction_of_activations_inside_compiled_graphs_is_the_same_and_tak
         assert [point[tag] for tag in tags] == [reference[tag] for tag in tags]
         assert point[tags[1]] >= 0.25
         assert point[tags[3]] >= 0.2
+
+
+def test_forwards_in_eval_mode_do_not_count_in_compiled_graphs_either():
+    model = mlp()
+    points = {}
+    for way, forward in (("eager", model), ("compiled", torch.compile(model, backend="eager"))):
+        with Probe(model) as probe:
+            probe.open()
+            model.eval()
+            forward(torch.full((9, 6), 50.0))
+            model.train()
+            forward(torch.ones(1, 6)).sum().backward()
+            probe.before_update()
+            points[way] = probe.close().values()
+        torch._dynamo.reset()
+    assert points["compiled"]["activation_variance/0"] == pytest.approx(
+        points["eager"]["activation_variance/0"], rel=1e-4
+    )
 
 
 def test_zero_fraction_is_left_out_in_graphs_where_an_output_has_more_units_than_any_parameter():

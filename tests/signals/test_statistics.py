@@ -116,6 +116,20 @@ def test_what_is_not_finite_stays_so_and_is_counted(bad):
     assert fast.energy(values) == pytest.approx(math.inf if math.isinf(bad) else math.nan, nan_ok=True)
 
 
+def test_an_extreme_that_is_not_a_number_stays_so_whichever_call_it_came_from():
+    finite, broken = torch.tensor([1.0, 2.0]), torch.tensor([3.0, math.nan])
+    for parts in itertools.permutations([finite, broken, finite]):
+        assert all(math.isnan(one) for one in measured(("min", "max", "max_abs"), *parts).values())
+
+
+def test_conjugates_and_negatives_that_torch_has_not_carried_out_are_read():
+    lazy = torch.complex(drawn(50), drawn(50, seed=1)).conj()
+    for one in (lazy, lazy.imag):
+        wide = one.resolve_conj().resolve_neg().to(torch.complex128).numpy()
+        assert measured(("variance",), one)["variance"] == pytest.approx(wide.var(), rel=1e-5)
+        assert fast.energy(one) == pytest.approx((abs(wide) ** 2).sum(), rel=1e-5)
+
+
 def test_sparse_tensors_are_read():
     sparse = torch.sparse_coo_tensor([[0, 2, 2]], [1.0, 3.0, 1.0], (4,), check_invariants=True)
     assert fast.energy(sparse) == 17.0

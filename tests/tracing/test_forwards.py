@@ -55,12 +55,16 @@ def test_a_lightning_module_without_forward_is_followed_through_its_parts() -> N
     assert "Bare.forward cannot be traced" in message
 
 
-class Decides(nn.Module):
-    """Traceable only with data."""
+class Three(nn.Module):
+    """Three layers, which forwards use as they like."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+
+class Decides(Three):
+    """Traceable only with data."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x)
@@ -91,11 +95,7 @@ def test_without_data_the_guess_is_marked() -> None:
 
 
 def test_a_condition_is_no_follower() -> None:
-    class Conditions(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
-
+    class Conditions(Three):
         def forward(self, x: Tensor) -> Tensor:
             x = self.a(x)
             if x.sum() > 1e9 or (x.abs() > 1e9).all() or not x.isfinite().all():

@@ -1,37 +1,14 @@
-"""diagnose: planted illnesses are called by their name, and the model is left as it was."""
-
-import copy
-import json
-import random
-import sys
+"""Planted illnesses are called by their name, the layer and the cure beside it; what is healthy is called healthy."""
 
 import numpy as np
 import pytest
 import torch
+from patients import batch, diagnosed, mlp
 from torch import nn
-from torch.nn import functional as F
 from torchvision.models import get_model
 
-from examples import diagnose as example
 from lightning_init import calibrate, initialize
 from lightning_init.diagnosis import diagnose
-
-
-def mlp(nonlinearity=nn.ReLU, depth=50, width=96):
-    net = nn.Sequential(nn.Linear(32, width))
-    for _ in range(depth - 1):
-        net.extend([nonlinearity(), nn.Linear(width, width)])
-    return net
-
-
-def batch(size=32):
-    return torch.randn(size, 32)
-
-
-def diagnosed(initializer, f=nn.ReLU, depth=50, **options):
-    model = mlp(f, depth)
-    initialize(model, initializer, seed=0, **options)
-    return diagnose(model, batch())
 
 
 @pytest.mark.parametrize(
@@ -194,149 +171,6 @@ def test_not_a_number():
     assert "not finite" in str(found)
 
 
-def state(model):
-    return (
-        [p.detach().clone() for p in model.parameters()],
-        [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-        [b.detach().clone() for b in model.buffers()],
-        [module.training for module in model.modules()],
-        [(dict(m._forward_hooks), dict(m._forward_pre_hooks), dict(m._backward_hooks)) for m in model.modules()],
-        torch.get_rng_state(),
-        random.getstate(),
-        np.random.get_state()[1].tolist(),
-        torch.is_grad_enabled(),
-    )
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    return len(a) == len(b) and all(map(same, a, b)) if isinstance(a, (list, tuple)) else a == b
-
-
-class Restless(nn.Module):
-    """Draws from every stream, fails when told to."""
-
-    def __init__(self, fails=False):
-        super().__init__()
-        self.fails = fails
-        self.register_buffer("count", torch.zeros(()))
-
-    def forward(self, x):
-        self.count += 1
-        random.random()
-        np.random.rand()
-        if self.fails:
-            raise RuntimeError("out of order")
-        return x + torch.rand(())
-
-
-@pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("train", [False, True])
-def test_the_model_is_left_as_it_was(fails, train):
-    model = nn.Sequential(
-        nn.Linear(32, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(), Restless(fails), nn.Linear(8, 3)
-    ).train(train)
-    model[0].register_forward_hook(lambda *_: None)
-    model(batch()).sum().backward() if not fails else None
-    model[1].eval()
-    pair = (batch(), torch.zeros(32, dtype=torch.long))
-    kept = copy.deepcopy(pair)
-    before = state(model)
-    if fails:
-        with pytest.raises(ValueError, match=r"fails in layer 4 \(Restless\): RuntimeError: out of order"):
-            diagnose(model, pair, F.cross_entropy)
-    else:
-        diagnose(model, pair, F.cross_entropy)
-    assert same(state(model), before)
-    assert same(pair, kept)
-
-
-def test_it_says_the_same_every_time_and_inside_no_grad():
-    model = nn.Sequential(nn.Linear(32, 8), nn.Dropout(), nn.Linear(8, 3))
-    x = batch()
-    first = diagnose(model, x).to_dict()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        torch.manual_seed(0)
-        second = diagnose(model, x).to_dict()
-    torch.manual_seed(0)
-    assert diagnose(model, x).to_dict() == second
-    assert first.keys() == second.keys()
-
-
-def test_it_is_no_different_inside_inference_mode():
-    model, x = mlp(depth=3), batch()
-    outside = diagnose(model, x).to_dict()
-    with torch.inference_mode():
-        assert diagnose(model, x).to_dict() == outside
-        assert diagnose(model, x.clone()).to_dict() == outside
-
-
-def test_batches_of_every_form():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.Linear(32, 4)
-
-        def forward(self, x, scale=1.0):
-            return {"logits": self.net(x) * scale}
-
-    x, y = batch(), torch.zeros(32, dtype=torch.long)
-    loss = lambda output, target: F.cross_entropy(output["logits"], target)
-    for form in ((x, y), [x, y], {"x": x, "labels": y}):
-        found = diagnose(Two(), form, loss)
-        assert found.profile.loss is not None
-        assert found.verdict == "healthy"
-    assert diagnose(Two(), x, lambda output: output["logits"].mean()).verdict == "healthy"
-    assert diagnose(Two(), {"x": x}).profile.loss is None
-
-
-@pytest.mark.parametrize(
-    ("form", "loss", "error", "match"),
-    [
-        ("text", None, TypeError, "batch must be a tensor, a tuple or list .*, or a dict, got str"),
-        ((), None, ValueError, "batch is empty"),
-        ({}, None, ValueError, "batch is empty"),
-        (torch.full((4, 32), torch.nan), None, ValueError, "batch must be finite, but 128 of the 128 values"),
-        (torch.ones(0, 32), None, ValueError, r"batch holds an empty tensor of shape \(0, 32\)"),
-        (torch.ones(4, 31), None, ValueError, r"forward pass fails in layer 0 \(Linear, weight 96x32\): RuntimeError"),
-        (torch.ones(4, 32), F.mse_loss, ValueError, "batch holds no target: give"),
-        (torch.ones(4, 32), lambda o: o, ValueError, r"scalar tensor, got a tensor of shape \(4, 96\)"),
-        (torch.ones(4, 32), lambda o: o.detach().sum(), ValueError, "depend on the parameters"),
-        ((torch.ones(4, 32), torch.ones(3)), F.cross_entropy, ValueError, "the loss fails on the model's output"),
-    ],
-)
-def test_what_is_refused(form, loss, error, match):
-    with pytest.raises(error, match=match):
-        diagnose(mlp(depth=2), form, loss)
-
-
-def test_models_that_cannot_run_are_refused():
-    with pytest.raises(ValueError, match=r"0.weight has no shape yet \(a lazy parameter\)"):
-        diagnose(nn.Sequential(nn.LazyLinear(3)), batch())
-    with pytest.raises(ValueError, match=r"0.weight is on the meta device"):
-        diagnose(nn.Sequential(nn.Linear(32, 3, device="meta")), batch())
-    broken = mlp(depth=2)
-    broken[2].weight.data[0, 0] = torch.inf
-    with pytest.raises(ValueError, match=r"2.weight holds values that are not finite"):
-        diagnose(broken, batch())
-    with pytest.raises(ValueError, match="no layer of Flatten ran"):
-        diagnose(nn.Flatten(), batch())
-
-
-def test_a_layer_that_never_runs_is_named():
-    class Forgetful(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.used, self.forgotten = nn.Linear(32, 4), nn.Linear(32, 4)
-
-        def forward(self, x):
-            return self.used(x)
-
-    assert "never ran in this forward pass: forgotten" in str(diagnose(Forgetful(), batch()))
-
-
 class Between(nn.Module):
     """Two layers, and an operation on the signal between them."""
 
@@ -346,14 +180,6 @@ class Between(nn.Module):
 
     def forward(self, x):
         return self.b(self.between(self.a(x)))
-
-
-def test_a_layer_that_no_gradient_comes_back_to_is_named():
-    found = diagnose(Between(torch.detach), batch())
-    assert found.notes == (
-        "no gradient comes back from the first output to: a (detached on the way, or used elsewhere)",
-    )
-    assert diagnose(Between(torch.relu), batch()).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -372,6 +198,26 @@ def test_an_operation_that_makes_nan_is_blamed_and_not_the_weights():
     (finding,) = diagnose(model, batch()).findings
     assert (finding.kind, finding.layer) == ("exploding", "b")
     assert "a logarithm" in finding.cure
+
+
+def test_a_layer_that_no_gradient_comes_back_to_is_named():
+    found = diagnose(Between(torch.detach), batch())
+    assert found.notes == (
+        "no gradient comes back from the first output to: a (detached on the way, or used elsewhere)",
+    )
+    assert diagnose(Between(torch.relu), batch()).notes == ()
+
+
+def test_a_layer_that_never_runs_is_named():
+    class Forgetful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.forgotten = nn.Linear(32, 4), nn.Linear(32, 4)
+
+        def forward(self, x):
+            return self.used(x)
+
+    assert "never ran in this forward pass: forgotten" in str(diagnose(Forgetful(), batch()))
 
 
 def test_no_std_is_said_to_be_right_behind_what_no_gain_is_known_of():
@@ -402,60 +248,3 @@ def test_a_frozen_network_has_a_forward_profile():
     assert found.profile.backward is None
     assert found.profile.forward is not None
     assert any("all are frozen" in note for note in found.notes)
-
-
-def test_the_table_and_the_dictionary():
-    found = diagnosed("xavier_normal", depth=4)
-    lines = str(found).splitlines()
-    assert lines[0].split()[:2] == ["layer", "kind"]
-    assert [line.split()[0] for line in lines[1:8]] == [one.name for one in found.profile.layers]
-    assert lines[9].startswith("HEALTHY: over 4 layers with weights, activations change by -0.")
-    plain = json.loads(json.dumps(found.to_dict()))
-    assert plain["layers"][2]["front"] == "relu"
-    assert plain["slopes"]["forward"] == found.profile.forward.slope
-
-
-def test_the_plot_shows_both_directions():
-    figure = diagnosed("xavier_normal").plot()
-    above, below = figure.axes
-    assert len(above.lines) == 2
-    assert len(below.lines[0].get_xdata()) == 50
-    assert above.get_yscale() == below.get_yscale() == "log"
-    figure.canvas.draw()
-
-
-def test_without_matplotlib_the_plot_says_what_is_missing(monkeypatch):
-    found = diagnosed("he_normal", depth=2)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match="pip install matplotlib"):
-        found.plot()
-
-
-def test_a_compiled_model_is_seen_layer_by_layer():
-    model = mlp(depth=3)
-    compiled = torch.compile(model, backend="eager")
-    compiled(batch())
-    assert [one.name for one in diagnose(compiled, batch()).profile.spine] == ["0", "2", "4"]
-
-
-@pytest.mark.parametrize(
-    ("initializer", "verdict"), [("small_random", "VANISHING at layer "), ("he_normal", "HEALTHY")]
-)
-def test_the_example_prints_and_draws(initializer, verdict, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    example.main([f"initializer={initializer}", "model=deep_mlp", "model.depth=8", f"plot={tmp_path / 'profile.png'}"])
-    assert f"\n{verdict}" in capsys.readouterr().out
-    assert (tmp_path / "profile.png").stat().st_size > 0
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("initializer=he_nromal", "did you mean he_normal"),
-        ("model.depth=0", "model.depth=0"),
-        ("init.frozen=x", "frozen"),
-    ],
-)
-def test_the_example_says_mistakes_in_one_sentence(override, message):
-    with pytest.raises(SystemExit, match=message):
-        example.main(["initializer=normal", override] if "initializer" not in override else [override])
