@@ -19,13 +19,17 @@ from lightning_init.report import Entry
 
 @dataclass(frozen=True)
 class Assignment:
-    """One effective parameter with its initializer (None: kept), its layout, and the reason."""
+    """One effective parameter with its initializer (None: kept), its layout, and the reason.
+
+    `claimed`: whether something knows it; `ruled`: whether a rule of the user's gives it its initializer.
+    """
 
     place: Place
     initializer: Initializer | None
     layout: Layout | None
     why: str
     claimed: bool = True
+    ruled: bool = False
 
     @property
     def name(self) -> str:

@@ -165,7 +165,7 @@ class _Planner:
             raise ValueError(f"{rule}, {place.name}: {reason}. Keep it with None in an earlier rule")
         unheard = self.asked is not None and rule.nonlinearity is None and resolved.gain is not None
         why = f"{rule}; nonlinearity={self.asked!r} is for what no rule claims" if unheard else str(rule)
-        return Assignment(place, resolved, None if resolved.complete else layout, why)
+        return Assignment(place, resolved, None if resolved.complete else layout, why, ruled=True)
 
     def _by_default(self, place: Place) -> Assignment:
         role, owner = role_of(place), place.owner

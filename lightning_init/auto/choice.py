@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from lightning_init.auto.structure import Found, Structure
-from lightning_init.auto.theory import Setting, pooled, setting
+from lightning_init.auto.theory import Setting, pooled, recurrent_square, setting
 from lightning_init.gains import exact
 from lightning_init.initializers.base import Initializer
 from lightning_init.initializers.looks_linear import LooksLinear
@@ -75,11 +75,18 @@ def _growth(structure: Structure, shared: float | None) -> dict[str, float]:
 
 
 def _choice(found: Found, structure: Structure, square: float | None, growth: float) -> Choice:
-    chained = (found.chain >= LONG or _steep(found)) and _dense(found.module)
-    initializer, variance, why = (_in_chain if chained else _alone)(found, structure, square)
+    try:
+        chained = (found.chain >= LONG or _steep(found)) and _dense(found.module)
+        initializer, variance, why = (_in_chain if chained else _alone)(found, structure, square)
+    except ValueError as error:  # such as a nonlinearity that is constant
+        raise ValueError(f"around layer {found.name}: {error}") from error
     if found.window > 1 and growth != 1:
         initializer = _scaled(initializer, 1 / math.sqrt(growth))
         why += f", behind the largest of {found.window} values (mean square x {growth:.2f})"
+    if found.recurrent is not None:
+        square = recurrent_square(found.recurrent, found.stacked)
+        initializer = _scaled(initializer, 1 / math.sqrt(square))
+        why += f", behind {found.recurrent} (mean square {square:.2g})"
     if found.kept < 1:
         initializer = _scaled(initializer, math.sqrt(found.kept))
         why += f", behind a dropout that keeps {found.kept:.2g} (gain x {math.sqrt(found.kept):.2f})"
@@ -105,7 +112,7 @@ def _alone(found: Found, structure: Structure, square: float | None) -> tuple[Va
     """Keep the mean square of what comes in, by the nonlinearity in front."""
     del structure
     if found.first:
-        gain, why = _entry(1.0, square)
+        gain, why = _entry(found, 1.0, square)
     elif found.normalized:
         gain, why = 1.0, "behind a normalization: gain 1"
     elif found.front is None:
@@ -116,11 +123,12 @@ def _alone(found: Found, structure: Structure, square: float | None) -> tuple[Va
     return VarianceScaling(gain**2, "fan_in", "normal"), 1.0, why
 
 
-def _entry(q: float, square: float | None) -> tuple[float, str]:
-    """Return the gain of a first layer whose outputs are to have variance q."""
+def _entry(found: Found, q: float, square: float | None) -> tuple[float, str]:
+    """Return the gain of a layer that sees the model's inputs and whose outputs are to have variance q."""
+    what = "behind shortcuts from the inputs" if found.shortcut else "first layer"
     if square is None:
-        return math.sqrt(q), f"first layer: variance {q:.3g} if inputs have mean square 1 (not known)"
-    return math.sqrt(q / square), f"first layer: variance {q:.3g} from inputs of mean square {square:.3g}"
+        return math.sqrt(q), f"{what}: variance {q:.3g} if inputs have mean square 1 (not known)"
+    return math.sqrt(q / square), f"{what}: variance {q:.3g} from inputs of mean square {square:.3g}"
 
 
 # --- in a chain -----------------------------------------------------------------------------------------------------
@@ -133,24 +141,24 @@ def _in_chain(found: Found, structure: Structure, square: float | None) -> tuple
     leaves = [s for s in (_setting(function, found.chain) for function in found.feeds.values()) if s is not None]
     variance = leaves[0].q if leaves else arrives.q if arrives else 1.0  # a last layer keeps what it gets
     columns = _pairs(before, found) if before and arrives and arrives.symmetry == "mirrored" else 0
+    centred = arrives is not None and arrives.symmetry == "centred" and _sizes(found.module)[0] > 1
     rows = any(_paired(found, structure.layers[name]) for name in found.feeds)
     if arrives is not None:
-        gain, why = _behind(arrives, before.feeds[found.name] if before else None, bool(columns), variance)
+        gain, why = _behind(arrives, before.feeds[found.name] if before else None, bool(columns) or centred, variance)
     elif found.first:
-        gain, why = _entry(variance, square)
+        gain, why = _entry(found, variance, square)
     else:
         own = exact(found.front).forward if found.front is not None and not found.normalized else 1.0
         gain, why = own * math.sqrt(variance), f"begins a chain: variance {variance:.3g}"
     why += f"; chain of {found.chain} layers: isometry" + (", units in pairs u and -u" if rows else "")
     middle = isinstance(found.module, _ConvNd) and found.chain >= BORDERS and max(found.module.kernel_size) > 1
-    centred = arrives is not None and arrives.symmetry == "centred"
     return LooksLinear(gain, rows, columns, centred, middle), variance, why + (", middle tap only" if middle else "")
 
 
-def _behind(arrives: Setting, function: Nonlinearity | None, paired: bool, variance: float) -> tuple[float, str]:
-    """Return the gain behind a nonlinearity, and why."""
+def _behind(arrives: Setting, function: Nonlinearity | None, arranged: bool, variance: float) -> tuple[float, str]:
+    """Return the gain behind a nonlinearity, and why; `arranged`: the weights do what its symmetry asks of them."""
     name = _label(function)
-    if arrives.symmetry == "mirrored" and not paired:
+    if arrives.symmetry in ("mirrored", "centred") and not arranged:
         arrives = Setting("none", exact(function or "linear").forward, 1.0, 1.0, 1.0)
     how = {
         "odd": f"{name} is odd",

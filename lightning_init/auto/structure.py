@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from lightning_init.auto.theory import Recurrent
 from lightning_init.nonlinearities import Nonlinearity, recognise
 from lightning_init.tracing.pointwise import Pointwise, nature, operation, region_behind, signals
 from lightning_init.tracing.roles import keeps_forward
@@ -16,6 +17,11 @@ from lightning_init.tracing.walk import Walk
 _SAME = frozenset(("clone", "contiguous", "flatten", "mean", "reshape", "view"))
 """Functions that leave channels where they are: channel by channel, or spread out into neighbours."""
 
+_RECURRENT: dict[Recurrent, tuple[type[nn.Module], ...]] = {
+    "LSTM": (nn.LSTM, nn.LSTMCell),
+    "GRU": (nn.GRU, nn.GRUCell),
+    "RNN": (nn.RNN, nn.RNNCell),
+}
 _MAX_POOLS = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
 _MAX_POOL = {"max_pool1d": 1, "max_pool2d": 2, "max_pool3d": 3}
 
@@ -38,6 +44,9 @@ class Found:
         head: whether its output leaves the model without meeting another layer.
         follower: the nonlinearity behind it; None for none.
         window: how many values the max pooling in front takes the largest of; 1 for none.
+        recurrent: the kind of recurrent layer whose output comes in as it is; None for none.
+        stacked: of how many layers that one is.
+        shortcut: whether the inputs of a `first` layer come through additions.
     """
 
     name: str
@@ -55,6 +64,9 @@ class Found:
     head: bool = False
     follower: Nonlinearity | None = None
     window: int = 1
+    recurrent: Recurrent | None = None
+    stacked: int = 1
+    shortcut: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +159,11 @@ def _look_back(walk: Walk, node: fx.Node, found: Found) -> None:
             return
         module = walk.module_at(source)
         if walk.is_layer(source) or walk.is_block(source):
+            kinds = (kind for kind, classes in _RECURRENT.items() if isinstance(module, classes))
+            found.recurrent = None if found.normalized else next(kinds, None)
+            found.stacked = int(getattr(module, "num_layers", 1))
             return
+        found.shortcut |= operation(source) == "add" and len(list(signals(source))) > 1
         if isinstance(module, nn.GLU) or operation(source) == "glu":
             if not found.normalized:
                 found.front, found.gated = "sigmoid", True

@@ -17,7 +17,7 @@ from lightning_init.report import Report
 def apply_calibrated_(
     plan: Plan, model: nn.Module, calibration: Calibration, batches: Iterable[object], progress: Progress | None = None
 ) -> tuple[Report, Adjustments]:
-    """Write `plan` into `model`, calibrate what the plan initialized, and return the report and what was adjusted.
+    """Write `plan` into `model`, calibrate what no rule claims, and return the report and what was adjusted.
 
     Args:
         plan: of `model`, made with `calibration.start` as its initializer.
@@ -46,7 +46,7 @@ def apply_calibrated_(
         report = apply_(plan)
         with undrawn(batches) as copies:
             done = calibration.calibrate_(
-                model, copies, only=[assignment.name for assignment in chosen], seed=plan.seed, progress=progress
+                model, copies, only=[one.name for one in chosen if not one.ruled], seed=plan.seed, progress=progress
             )
     except BaseException:
         for restore in undo:

@@ -238,7 +238,7 @@ def _reason(
 ) -> str:
     """Return why a weight must be left as it is; empty if it need not."""
     if not _allowed(place, only):
-        return "frozen" if place.frozen else "not to be initialized"
+        return "frozen" if place.frozen else "not to be calibrated"
     if isinstance(host, (nn.RNNBase, nn.RNNCellBase)):
         return "its output is bounded by its own nonlinearity"
     if host not in order:

@@ -161,7 +161,7 @@ def relative_rates(model: nn.Module, call: Call, units: Sequence[Unit], generato
         weight.requires_grad_()
     try:
         output = _output(model, call, torch.get_rng_state())
-        direction = torch.randn(output.shape, generator=generator).to(output)
+        direction = torch.randn(output.shape, generator=generator, device="cpu", dtype=torch.float32).to(output)
         gradients = torch.autograd.grad(output, weights, direction, allow_unused=True)
     finally:
         for weight, before in zip(weights, trained, strict=True):

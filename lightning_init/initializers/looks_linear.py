@@ -76,11 +76,13 @@ class LooksLinear(Initializer):
         outputs, inputs = block.shape[:2]
         pairs = outputs // 2 if self.rows else 0
         drawn = block.new_zeros(outputs - pairs, self.columns or inputs, *block.shape[2:])
-        taps = centre(drawn) if self.middle and drawn.ndim > 2 else drawn
-        orthogonal_(taps, 1.0, generator)
-        if self.centred:
-            drawn -= drawn.mean(1, keepdim=True)
-        drawn *= self.gain * math.sqrt(len(drawn)) / drawn.norm()
+        for part in (drawn[:pairs], drawn[pairs:]) if pairs else (drawn,):  # the odd one: what it gets no pair sees
+            taps = centre(part) if self.middle and part.ndim > 2 else part
+            if len(part):
+                orthogonal_(taps, 1.0, generator)
+                if self.centred:
+                    part -= part.mean(1, keepdim=True)
+                part *= self.gain * math.sqrt(len(part)) / part.norm()
         if self.columns:
             drawn = drawn / math.sqrt(2)
             rest = drawn.new_zeros(len(drawn), inputs - 2 * self.columns, *block.shape[2:])

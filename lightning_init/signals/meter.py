@@ -63,7 +63,7 @@ class Meter:
         """Note what comes in; an in-place module overwrites it."""
         values = first_tensor(args)
         known = None if values is None else expectation.known(values)
-        if values is not None and self.spine:
+        if values is not None and values.numel() and self.spine:  # an expert may get none of the samples
             self.inputs.append(summary_of(values))
             if known is None or known.square is None:  # theory starts anew from what is measured
                 square = mean_square(self.inputs[-1])

@@ -79,7 +79,7 @@ def _backward(
     weight, value = None, None
     if loss is None:
         generator = torch.Generator().manual_seed(_SEED)
-        weight = torch.randn(root.shape, generator=generator).to(root)
+        weight = torch.randn(root.shape, generator=generator, device="cpu", dtype=torch.float32).to(root)
     else:
         root = _loss(loss, output, target)
         value = float(root.detach())

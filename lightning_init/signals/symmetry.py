@@ -39,11 +39,11 @@ def symmetric_fraction(*parts: Tensor) -> float:
 def _keys(part: Tensor) -> Tensor:
     """Return `(units, 4)` whole numbers, equal for equal rows."""
     generator = torch.Generator().manual_seed(_SEED)
-    directions = torch.randn(part.shape[1], _DIRECTIONS, generator=generator)
+    directions = torch.randn(part.shape[1], _DIRECTIONS, generator=generator, device="cpu", dtype=torch.float32)
     values = part.detach().to("cpu", torch.float32)
     size = float(values.abs().max()) if values.numel() else 0.0
     if size == 0 or not math.isfinite(size):
-        return torch.zeros(part.shape[0], _DIRECTIONS)
+        return directions.new_zeros(part.shape[0], _DIRECTIONS)
     projected = (values / size) @ directions  # first divided: gradients may be as small as float32 knows
     rms = projected.square().mean().sqrt()
     return torch.round(projected / (rms * _GRID)) if float(rms) else torch.zeros_like(projected)

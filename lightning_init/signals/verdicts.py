@@ -100,7 +100,7 @@ def _nonfinite(profile: Profile) -> Iterator[Finding]:
             "forward",
             f"layer {layer.name} is the first whose output is not finite (nan or inf); the largest finite variance of "
             f"any layer is {largest:.2g}",
-            cure if sudden else _cure_forward(profile, layer),
+            cure if sudden else _cure_forward(profile, "exploding", layer),
         )
     elif profile.loss is not None and not math.isfinite(profile.loss):
         last = profile.layers[-1]
@@ -146,10 +146,12 @@ def _dead(profile: Profile) -> Iterator[Finding]:
         return
     if sleeper is not None and all(one.gradient_energy == 0 and one.activation_variance for one in dead):
         return
-    layer = dead[0]
+    ends = (a for a, b in zip(profile.spine, (*profile.spine[1:], None), strict=True) if a in dead and b not in dead)
+    layer = next((one for one in dead if not one.spine), None) or next(ends)  # what dies, not what stands before it
     zeros = "gives zero" if not layer.spine else "gets no gradient"
     cause = next((one for one in profile.spine if one.weight_std == 0), None)
-    blame = f"the weights of layer {cause.name} are all equal" if cause else "look at the biases of the layer before it"
+    whose = "its biases and what they meet" if layer.spine else "the biases of the layer before it"
+    blame = f"the weights of layer {cause.name} are all equal" if cause else f"look at {whose}"
     yield Finding(
         "dead",
         layer.name,
@@ -173,7 +175,7 @@ def _forward(profile: Profile) -> Iterator[Finding]:
             f"activations {'shrink' if line.drift < 0 else 'grow'} on their way forward: their variance changes by "
             f"{_decades(line.slope)} per layer, from {profile.spine[0].input_square or values[0]:.2g} at the input to "
             f"{values[-1]:.2g}; from layer {layer.name} on it is more than a factor 1000 off",
-            _cure_forward(profile, layer),
+            _cure_forward(profile, kind, layer),
         )
         return
     steps = [(one, one.step) for one in profile.spine if one.step is not None and abs(one.step) >= DECADES]
@@ -187,7 +189,7 @@ def _forward(profile: Profile) -> Iterator[Finding]:
             f"layer {layer.name} alone changes the variance of its signal by {_decades(step)}; the other layers do not"
         )
         text = text if len(steps) == 1 else f"layer {layer.name} changes the variance of its signal by {_decades(step)}"
-        yield Finding(kind, layer.name, "forward", text, _cure_forward(profile, layer))
+        yield Finding(kind, layer.name, "forward", text, _cure_forward(profile, kind, layer))
 
 
 def _restored(profile: Profile, layer: LayerProfile) -> bool:
@@ -222,14 +224,15 @@ def _saturated(profile: Profile) -> Iterator[Finding]:
         layer = full[0]
         before = next((a for a, b in pairwise(profile.layers) if b is layer and a.spine), None)
         target = None if before is None or before.fan_in is None else 1 / math.sqrt(before.fan_in)
-        std = "" if before is None or target is None else f" (now {before.weight_std:.2g}, {target:.2g} would do)"
+        large = before is not None and before.weight_std and target is not None and before.weight_std > target
+        std = f" (now {before.weight_std:.2g}, {target:.2g} would do)" if large and before else ""
         yield Finding(
             "saturated",
             layer.name,
             "forward",
             f"{layer.saturated:.0%} of the outputs of layer {layer.name} ({layer.kind}) are at its bounds, where it "
             f"passes on no gradient{_others(full, layer)}",
-            f"make what enters it smaller: smaller weights in front of it{std}, or inputs of unit variance",
+            f"make what enters it smaller: smaller weights or biases in front of it{std}, or inputs of unit variance",
         )
 
 
@@ -253,10 +256,15 @@ def _beyond(
     return order[-1 if abs(line.drift) >= DECADES else 0]
 
 
-def _cure_forward(profile: Profile, layer: LayerProfile) -> str:
+def _cure_forward(profile: Profile, kind: Kind, layer: LayerProfile) -> str:
     """Say by how much the weights miss the std that keeps the variance, and what sets it."""
     known = [one for one in profile.spine if one.weight_std and one.target_std]
     off = [one for one in known if not 1 / _AS_TARGETED < _ratio(one) < _AS_TARGETED]
+    if kind == "exploding" and known and all(_ratio(one) * _AS_TARGETED < 1 for one in known):
+        return (
+            "no weight is too large: the biases make most of it, and the inputs may be too small; "
+            f"{_call(profile)} also sets the biases to zero"
+        )
     if layer in off or len(off) > len(known) / 2:
         one = layer if layer in off else off[0]
         front = "" if one.front in (None, "linear") else f" behind {one.front}"
@@ -279,7 +287,7 @@ def _cure_backward(profile: Profile, kind: Kind, layer: LayerProfile) -> str:
     weighted = [one for one in profile.spine if one.weight_std and one.target_std]
     off = [one for one in weighted if (_ratio(one) > _AS_TARGETED if kind == "exploding" else _ratio(one) < 0.8)]
     if len(off) > len(weighted) / 2:
-        return _cure_forward(profile, layer if layer in off else off[0])
+        return _cure_forward(profile, kind, layer if layer in off else off[0])
     return _critical(profile)
 
 

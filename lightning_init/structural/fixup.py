@@ -52,6 +52,13 @@ class Fixup(Structural):
                 f"{self.label} replaces normalization, and {kind} has some ({', '.join(norms[:3])}): take them out "
                 "(nn.Identity), or use skip_init, which works with them"
             )
+        inside = [name for name, one in found.layers.items() if one.order < 0]
+        blocks = [name.removesuffix(".linear1") for name in inside if name.endswith(".linear1")]
+        if blocks:
+            raise ValueError(
+                f"{self.label} is for branches of layers with ReLU, and {kind} has torch's transformer layers "
+                f"({blocks[0]}): use t_fixup or skip_init"
+            )
         if not found.branches:
             raise ValueError(f"{self.label} is for residual networks, and {kind} has no residual branch")
         open_ended = [branch for branch in found.branches if branch.end is None]

@@ -18,7 +18,8 @@ class SkipInit(Structural):
     """Zero what multiplies each residual branch, so that the network begins as its shortcuts alone.
 
     That is the learnable scalar behind the branch where the architecture has one (SkipInit, ReZero), else the scale of
-    the normalization that ends it, else the weight of its last layer. All other weights are those of `initializer`.
+    the normalization that ends it, else the weight of its last layer; in torch's transformer layers the output
+    projections of attentions and `linear2`. All other weights are those of `initializer`.
 
     De & Smith 2020, Batch normalization biases residual blocks towards the identity function in deep networks, section
     4; Bachlechner et al. 2021, ReZero is all you need, section 3; Goyal et al. 2017, Accurate, large minibatch SGD,
@@ -43,10 +44,10 @@ class SkipInit(Structural):
 
     def special(self, model: nn.Module, found: Structure) -> Special:
         """Return the switches."""
-        if not found.branches:
+        blocks = [f"{name}.weight" for name, one in found.layers.items() if one.order < 0 and one.branch]
+        if not found.branches and not blocks:
             raise ValueError(
-                f"{self.label} is for residual networks, and {type(model).__name__} has no residual branch in its "
-                "data flow (those inside torch's transformer layers are not seen)"
+                f"{self.label} is for residual networks, and {type(model).__name__} has no residual branch"
             )
         for branch in found.branches:
             if branch.switch is None:
@@ -54,5 +55,5 @@ class SkipInit(Structural):
                     f"{self.label}: nothing multiplies the residual branch of {', '.join(branch.layers)}: give it a "
                     "scalar nn.Parameter, or a last layer"
                 )
-        count = len(found.branches)
-        return {str(branch.switch): (Zeros(), f"switches off one of {count} branches") for branch in found.branches}
+        switches = [*(str(branch.switch) for branch in found.branches), *blocks]
+        return {switch: (Zeros(), f"switches off one of {len(switches)} branches") for switch in switches}

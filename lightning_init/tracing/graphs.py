@@ -103,7 +103,7 @@ def record(model: nn.Module, batch: object, is_leaf: IsLeaf) -> fx.Graph:
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     batch = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
     error: Exception | None = None
-    for arguments, keywords in _ways_to_call(batch):
+    for arguments, keywords in [*_ways_to_call(batch), *_ways_to_call(_as_parameters(batch, model))]:
         recorder = _Recorder(model, is_leaf)
         try:
             with _read_only(model), torch.no_grad():
@@ -112,6 +112,14 @@ def record(model: nn.Module, batch: object, is_leaf: IsLeaf) -> fx.Graph:
         except Exception as caught:  # noqa: BLE001 - the next way to call it may work
             error = error or caught
     raise CannotTraceError(_first_line(error)) from error
+
+
+def _as_parameters(batch: object, model: nn.Module) -> object:
+    """Return the batch with numbers as wide as the model's: Lightning halves the data before the module."""
+    dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), None)
+    return tree_map(
+        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, batch
+    )
 
 
 def _ways_to_call(batch: object) -> list[tuple[tuple[object, ...], Mapping[str, object]]]:

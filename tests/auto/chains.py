@@ -24,3 +24,12 @@ def decades(model, x):
 
 def why(report, name):
     return next(entry.why for entry in report.entries if entry.name == name)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind, layers):
+        super().__init__()
+        self.rnn, self.head = kind(16, 64, layers), nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])

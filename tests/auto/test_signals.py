@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from chains import decades, mlp, why
+from chains import Recurrent, decades, mlp, why
 from torch import nn
 
-from lightning_init import initialize
+from lightning_init import diagnose, initialize
 from lightning_init.auto import Auto
 
 TWELVE = (
@@ -120,3 +120,32 @@ def test_with_images_max_pooling_is_taken_into_account():
     mean, reason = drift(Auto(), images)
     assert mean > 0.3
     assert "largest" not in reason
+
+
+@pytest.mark.parametrize("width", [2, 3, 17, 65])
+def test_the_odd_unit_takes_nothing_from_the_pairs(width):
+    model, x = mlp(nn.ReLU, 100, width), torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    initialize(model, "auto", seed=0)
+    assert max(map(abs, decades(model, x))) < 0.2
+
+
+class Sign(nn.Module):
+    def forward(self, x):
+        return x.sign()
+
+
+@pytest.mark.parametrize("made", [nn.Hardshrink, nn.Softshrink, lambda: nn.Threshold(0.5, 0.0), Sign, nn.Hardsigmoid])
+def test_what_lets_nothing_small_through_or_has_no_slope_gets_what_keeps_its_variance(made):
+    model, x = mlp(made, 8), torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    initialize(model, Auto(batch=x, correct=False), seed=0)
+    variances = [layer.activation_variance for layer in diagnose(model, x).profile.spine]
+    assert all(0.1 < one < 10 for one in variances)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_what_stands_behind_a_recurrent_layer_gets_its_variance_too(kind, layers):
+    model, x = Recurrent(kind, layers), torch.randn(50, 16, 16, generator=torch.Generator().manual_seed(0))
+    report = initialize(model, "auto", seed=0)
+    assert f"behind {kind.__name__} (mean square" in why(report, "head.weight")
+    assert 0.4 < model(x)[-1].var().item() < 2.5

@@ -148,3 +148,32 @@ def test_it_sees_how_many_values_a_max_pooling_takes_the_largest_of():
     assert (found["a"].window, found["b"].window) == (1, 6)
     pools = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(3, 2), nn.ReLU(), nn.MaxPool2d((1, 2)), nn.Conv2d(8, 8, 3))
     assert structure(dataflow(pools)[0]).layers["4"].window == 18
+
+
+def test_behind_a_single_unit_nothing_can_be_ignored():
+    model = nn.Sequential(*[part for n in (8, 8, 1, 8, 8, 8) for part in (nn.LazyLinear(n), nn.Sigmoid())])
+    model(torch.ones(1, 8))
+    report = initialize(model, "auto", seed=0)
+    assert "sigmoid as it is" in why(report, "6.weight")
+    assert "which the weights ignore" in why(report, "8.weight")
+
+
+def test_a_layer_behind_a_shortcut_is_not_called_the_first():
+    report = initialize(nn.Sequential(Wide(), nn.Linear(16, 2)), "auto", seed=0)
+    assert "first layer" in why(report, "0.one.weight")
+    assert "behind shortcuts from the inputs" in why(report, "1.weight")
+
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        return x + self.two(self.one(x).relu())
+
+
+def test_a_layer_whose_nonlinearity_is_constant_is_named():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Threshold(20.0, 0.0), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=r"around layer 0: nonlinearity threshold.* is constant"):
+        initialize(model, "auto")

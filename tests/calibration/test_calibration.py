@@ -11,11 +11,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import models
 
-from lightning_init import initialize
+from lightning_init import calibrate, initialize
 from lightning_init._running import call_of
+from lightning_init.auto import Auto
 from lightning_init.calibration import DenoisingAutoencoders, Krahenbuhl, Lsuv, Rbm, apply_calibrated_
 from lightning_init.calibration.base import _units
 from lightning_init.calibration.krahenbuhl import relative_rates
+from lightning_init.initializers import Normal
 from lightning_init.plan import make_plan
 
 
@@ -352,7 +354,7 @@ def test_only_what_the_plan_initializes_is_calibrated_and_the_report_says_so():
     plan = make_plan(model, Lsuv().start, rules={"2.weight": None}, seed=0)
     report, done = apply_calibrated_(plan, model, Lsuv(), loader())
     assert torch.equal(model[2].weight, kept)
-    assert {one.parameter: one.why for one in done.layers}["2.weight"] == "kept: not to be initialized"
+    assert {one.parameter: one.why for one in done.layers}["2.weight"] == "kept: not to be calibrated"
     entries = {entry.name: entry for entry in report.entries}
     assert "; Lsuv: output variance" in entries["0.weight"].why
     assert entries["0.weight"].achieved_std == pytest.approx(
@@ -373,3 +375,28 @@ def test_a_failing_calibration_takes_the_plan_back():
 def test_a_start_that_is_no_initializer_is_refused_at_once(kind):
     with pytest.raises(ValueError, match="initializer must be one of the names"):
         kind(initializer="nope")
+
+
+@pytest.mark.parametrize("calibration", ["lsuv", Krahenbuhl(rounds=0), "auto"])
+@pytest.mark.parametrize("head", ["zeros", Normal(std=1e-3)])
+def test_what_a_rule_gives_to_a_layer_is_not_overruled(calibration, head):
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    alone = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    calibrate(model, calibration, [x], rules={"2.weight": head}, seed=0)
+    initialize(alone, "he_normal", rules={"2.weight": head}, seed=0)
+    assert torch.equal(model[2].weight, alone[2].weight)
+    assert model[0](x).var(correction=0).item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("width", [67, 4096])
+def test_what_rounding_alone_tells_apart_is_constant(width):
+    """A head of one unit on equal samples: a factor for its rounding would be ten million."""
+    x = torch.full((33, width), 0.3)
+    for seed in range(5):
+        model = nn.Sequential(nn.Linear(width, 1))
+        report = initialize(model, Auto(batch=x), seed=seed)
+        assert model(x).abs().max() < 10
+        assert "kept" not in report.entries[0].why
+        with pytest.raises(ValueError, match="layer 0: its output is constant over the batch"):
+            calibrate(model, "lsuv", [x], seed=seed)

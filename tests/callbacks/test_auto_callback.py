@@ -28,12 +28,12 @@ class Lit(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def fit(tmp_path, module, initializer, data=True):
+def fit(tmp_path, module, initializer, data=True, **options):
     torch.manual_seed(0)
     callback = InitCallback(initializer, monitor=False, seed=0)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = Trainer(
-        max_epochs=1, callbacks=[callback], default_root_dir=tmp_path, enable_checkpointing=False, **quiet
+        max_epochs=1, callbacks=[callback], default_root_dir=tmp_path, enable_checkpointing=False, **quiet, **options
     )
     trainer.fit(module, DataLoader(TensorDataset(X), batch_size=8, shuffle=True) if data else [])
     return callback
@@ -47,6 +47,13 @@ def test_a_training_step_that_decides_by_its_data_is_followed(tmp_path):
     plain = Lit()
     fit(tmp_path, plain, "orthogonal")
     assert torch.equal(torch.cat(module.seen[-2:]), torch.cat(plain.seen))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_batch_in_another_precision_than_the_module_is_followed_too(tmp_path, precision):
+    """Lightning converts the module later than the first batch is looked at."""
+    report = fit(tmp_path, Lit(), "auto", precision=precision).report
+    assert "behind tanh" in report.entries[2].why
 
 
 def test_a_correction_is_a_calibration(tmp_path):

@@ -7,7 +7,7 @@ from patients import batch, diagnosed, mlp
 from torch import nn
 from torchvision.models import get_model
 
-from lightning_init import initialize
+from lightning_init import calibrate, initialize
 from lightning_init.diagnosis import diagnose
 
 
@@ -80,6 +80,55 @@ def test_dead_units():
     with torch.no_grad():
         model[4].bias += 100.0
     assert diagnose(model, batch()).verdict == "healthy"
+
+
+def test_the_layer_that_dies_is_named_and_not_those_before_it():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.c(self.b(self.a(x).relu()).relu())
+
+    plain = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    for model, killer, named, whose in (
+        (plain, plain[2], "3", "the biases of the layer before it"),
+        (functional := Functional(), functional.b, "b", "its biases"),
+    ):
+        nn.init.constant_(killer.bias, -100.0)
+        found = diagnose(model, torch.randn(32, 16))
+        assert (found.verdict, found.findings[0].layer) == ("dead", named)
+        assert f"look at {whose}" in found.findings[0].cure
+
+
+def test_a_cure_does_not_ask_for_more_of_what_there_is_too_much_of():
+    saturated = nn.Sequential(nn.Linear(16, 64), nn.Hardtanh(), nn.Linear(64, 2))
+    found = diagnose(saturated, 10 * torch.randn(32, 16, generator=torch.Generator().manual_seed(0)))
+    assert found.verdict == "saturated"
+    assert "would do" not in found.findings[0].cure
+    small = diagnose(nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 10)), 1e-4 * torch.randn(32, 16))
+    assert small.verdict == "exploding"
+    assert "no weight is too large: the biases make most of it" in small.findings[0].cure
+
+
+class Experts(nn.Module):
+    """Of four experts, a sample sees one."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x):
+        return torch.cat([one(x[i : i + 1]) for i, one in enumerate(self.experts)])
+
+
+def test_an_expert_that_gets_no_sample_is_not_dead():
+    model = Experts()
+    assert diagnose(model, torch.randn(2, 16)).verdict == "healthy"
+    for calibration in ("lsuv", "auto"):
+        report = calibrate(model, calibration, [torch.randn(2, 16)], seed=0)
+        assert ["by a factor" in entry.why for entry in report.entries][::2] == [True, True, False, False]
 
 
 def test_saturated_units():

@@ -125,6 +125,21 @@ def encoder(depth, norm=False):
     return nn.Sequential(nn.Embedding(20, 16), stack, nn.Linear(16, 4))
 
 
+@pytest.mark.parametrize("norm", [False, True])
+def test_skip_init_switches_off_the_branches_of_torchs_transformer_layers(norm):
+    model = encoder(3, norm)
+    report = initialize(model, "skip_init", seed=0)
+    assert sum("switches off one of 6 branches" in entry.why for entry in report.entries) == 6
+    embedded = model[0](torch.arange(20).view(2, 10))
+    expected = nn.functional.layer_norm(embedded, (16,)) if norm else embedded
+    assert torch.allclose(model[1](embedded), expected, atol=1e-4)
+
+
+def test_fixup_says_what_is_for_transformers():
+    with pytest.raises(ValueError, match=r"transformer layers \(1\.layers\.0\): use t_fixup or skip_init"):
+        initialize(encoder(2), "fixup")
+
+
 def test_tfixup_is_the_formula():
     model = encoder(16)
     report = initialize(model, "tfixup", seed=0)
