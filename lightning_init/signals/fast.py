@@ -26,8 +26,7 @@ Parts: TypeAlias = Array | Sequence[Tensor]
 
 _CHUNK = 8192  # above it BLAS libraries start threads of their own, beside those of torch
 _PIECE = 1 << 16  # 256 KB, which a cache holds; float32 dot products err by 1e-6 here, by 2e-5 for constants
-_ONES_HERE = torch.ones(_PIECE)
-_ONES: Array = _ONES_HERE.numpy()
+_ONES: Array = np.ones(_CHUNK, np.float32)
 _CANCELS = 8.0  # mean^2 / variance above which float32 sums cost more than 1e-5
 _TINY, _HUGE = 1e-30, 1e37  # sums of squares of float32 outside of this have lost digits to underflow, or overflowed
 
@@ -51,9 +50,6 @@ def moments_of(parts: Parts) -> Moments | None:
     """Return the moments of what `parts_of` gave; None if they need the exact way."""
     if isinstance(parts, np.ndarray):
         size, energy, total = parts.size, float(np.vdot(parts, parts)), float(np.vdot(parts, _ONES[: parts.size]))
-    elif len(parts) == 1 and parts[0].dtype is torch.float32:  # two calls of a kind: a sum would be one more to fetch
-        size, energy = len(parts[0]), torch.dot(parts[0], parts[0]).item()
-        total = torch.dot(parts[0], _ONES_HERE[:size]).item()
     else:
         size, energy, total = 0, 0.0, 0.0
         for piece in parts:
