@@ -199,7 +199,7 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
             for module, training in modes:
                 module.training = training
             for module, name, buffer, copy in buffers:
-                module._buffers[name] = buffer  # noqa: SLF001 (as above)
+                module._buffers[name] = buffer  # noqa: SLF001 (put back where it was found)
                 if buffer is not None and copy is not None:
                     buffer.data.copy_(copy)
             for parameter, gradient in gradients:

@@ -61,7 +61,7 @@ class EventWriter:
             self._templates = {**dict(recent), tags: template}
         point = Point(step, np.fromiter(scalars.values(), np.float64, len(tags)), time.time())
         # reopens the file that `close` closed; there is no public name for it
-        file_writer = self._summary_writer._get_file_writer()  # type: ignore[no-untyped-call]  # noqa: SLF001 (above)
+        file_writer = self._summary_writer._get_file_writer()  # type: ignore[no-untyped-call]  # noqa: SLF001 (not public)
         events = file_writer.event_writer
         outbox = getattr(events, "_async_writer", None)
         if not isinstance(outbox, Outbox):
@@ -179,8 +179,8 @@ class Outbox:
         self._lock = threading.RLock()
         self._held: list[tuple[Template, Point]] = []
         self._values = 0
-        records = queue._writer  # noqa: SLF001 (said above)
-        records.write = _WriteFinished(records.write, records._writer)  # noqa: SLF001 (said above)
+        records = queue._writer  # noqa: SLF001 (not public)
+        records.write = _WriteFinished(records.write, records._writer)  # noqa: SLF001 (not public)
 
     def post(self, template: Template, point: Point) -> None:
         """Hold `point` back, `_PATIENCE` seconds after the first or at `_MOST` values send on all."""

@@ -55,22 +55,10 @@ def initialize(
     (0.044194, 1024, 'Linear weight')
     """
     found = initializers.get(initializer)
-    if isinstance(found, Calibration) and found.needs_data and found.brings:
-        return calibrate(
-            model,
-            found,
-            found.brings,
-            rules=rules,
-            nonlinearity=nonlinearity,
-            bias=bias,
-            frozen=frozen,
-            seed=seed,
-            strict=strict,
-            fans=fans,
-        )
+    calibration = found if isinstance(found, Calibration) and found.needs_data and found.brings else None
     plan = make_plan(
         model,
-        initializer,
+        initializer if calibration is None else calibration.start,
         rules=rules,
         nonlinearity=nonlinearity,
         bias=bias,
@@ -79,7 +67,9 @@ def initialize(
         strict=strict,
         fans=fans,
     )
-    return apply_(plan)
+    if calibration is None:
+        return apply_(plan)
+    return apply_calibrated_(plan, model, calibration, calibration.brings)[0]
 
 
 def calibrate(

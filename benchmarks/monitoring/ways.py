@@ -43,7 +43,7 @@ class Monitor(Way):
         self.monitor._probe.attach()  # noqa: SLF001 (the benchmark switches it step by step)
 
     def off(self) -> None:
-        self.monitor._probe.detach()  # noqa: SLF001 (as above)
+        self.monitor._probe.detach()  # noqa: SLF001 (the benchmark switches it step by step)
 
     def batch_start(self, trainer: Trainer, model: LightningModule) -> None:
         self.monitor.on_train_batch_start(trainer, model, None, 0)

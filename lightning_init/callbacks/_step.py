@@ -27,7 +27,7 @@ def step_index(trainer: Trainer) -> int:
 
     Lightning has no public name for it; its own LearningRateMonitor reads it in the same way.
     """
-    return trainer.fit_loop.epoch_loop._batches_that_stepped  # noqa: SLF001 (said above)
+    return trainer.fit_loop.epoch_loop._batches_that_stepped  # noqa: SLF001 (no public name)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer, trainer: Trainer) -> set[nn.Parameter] | None:

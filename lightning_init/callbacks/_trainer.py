@@ -33,7 +33,7 @@ def is_a(thing: object, name: str) -> bool:
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """Return the live list of the Trainer's callbacks (set by a connector, and so unknown to type checkers)."""
-    return cast("list[Callback]", trainer.callbacks)  # type: ignore[attr-defined]  # said above
+    return cast("list[Callback]", trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
 
 
 def write_text(trainer: Trainer, tag: str, markdown: str) -> None:
@@ -70,7 +70,7 @@ def whole_parameters(trainer: Trainer, *, lasting: bool = False) -> Iterator[Non
     """
     model = trainer.strategy.model or nn.Module()
     wrapped = [module for module in model.modules() if isinstance(module, FullyShardedDataParallel)]
-    if not wrapped or (lasting and not all(module._use_orig_params for module in wrapped)):  # noqa: SLF001 (said above)
+    if not wrapped or (lasting and not all(module._use_orig_params for module in wrapped)):  # noqa: SLF001 (not public)
         yield
         return
     with FullyShardedDataParallel.summon_full_params(model, writeback=not lasting):
@@ -123,7 +123,7 @@ def compiled(pl_module: LightningModule) -> bool:
     """Return whether a part of the model is compiled (torch keeps no public record): its graphs must see no mode."""
     whole = getattr(pl_module, "_compiler_ctx", None) is not None  # trainer.fit(torch.compile(module))
     return whole or any(
-        "_orig_mod" in one._modules or getattr(one, "_compiled_call_impl", None) is not None  # noqa: SLF001 (said above)
+        "_orig_mod" in one._modules or getattr(one, "_compiled_call_impl", None) is not None  # noqa: SLF001 (not public)
         for one in pl_module.modules()
     )
 

@@ -107,7 +107,7 @@ def _flat_ranks(model: nn.Module) -> dict[nn.Parameter, Piece]:
     """
     found: dict[nn.Parameter, Piece] = {}
     for module in model.modules():
-        handle = module._handle if isinstance(module, FullyShardedDataParallel) else None  # noqa: SLF001 (said above)
+        handle = module._handle if isinstance(module, FullyShardedDataParallel) else None  # noqa: SLF001 (not public)
         if handle is not None:
             piece = (handle.rank,) if handle.uses_sharded_strategy else ()
             flat = handle.flat_param
