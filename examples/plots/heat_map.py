@@ -39,7 +39,7 @@ def figure(comparison: Comparison) -> Figure | None:
                 axis.set_ylabel("weight layer")
             else:
                 axis.tick_params(labelleft=False)  # the layers are those of the map to the left
-        picture.colorbar(mesh, ax=axes[column - 2], location="bottom", label=label, shrink=0.8, extend="min")
+        picture.colorbar(mesh, ax=axes[column - 2], location="bottom", label=label, shrink=0.8, extend="both")
     seeds = sorted({setting.runs[0].result.seed for setting in shown})
     detail = f"seed {', '.join(map(str, seeds))}; grey: exactly 0 or not finite"
     if len(monitored) > len(grids):
@@ -76,8 +76,9 @@ def _norm(grids: list[np.ndarray]) -> LogNorm:
     values = values[np.isfinite(values) & (values > 0)]
     if values.size == 0:
         return LogNorm(0.1, 1)
-    low, high = values.min(), values.max()
-    return LogNorm(max(low, high / 10.0**DECADES), high if high > low else 10 * low)
+    middle, reach = np.median(values), 10.0 ** (DECADES / 2)  # one setting that explodes must not darken all others
+    low, high = max(values.min(), middle / reach), min(values.max(), middle * reach)
+    return LogNorm(low, high if high > low else 10 * low)
 
 
 def _draw(axis: Axes, steps: np.ndarray, grid: np.ndarray, norm: LogNorm) -> object:
