@@ -76,7 +76,9 @@ class Watch:
         self._layers = {layer.name: layer for layer in layers}
         self._tags: tuple[str, ...] = ()
         self._rows: dict[str, tuple[list[str], npt.NDArray[np.int64]]] = {}
-        self._compared: list[list[str]] = []  # tags of the signals whose layers are compared with each other
+        self._compared: list[
+            tuple[list[str], list[str]]
+        ] = []  # tags of layers that are compared, and those not known to vanish
         self._limits: list[tuple[str, float]] = []  # tags of bounded nonlinearities, and where they are saturated
         self._said: set[tuple[Kind, str]] = set()
         self._streaks: dict[str, dict[str, int]] = {}  # signal -> layer -> how often in a row its figure was zero
@@ -187,8 +189,14 @@ class Watch:
             tag = "activation_variance" if family == "bounded" else family
             present = [name for name in names if f"{tag}/{name}" in places]
             self._rows[family] = present, np.array([places[f"{tag}/{name}"] for name in present], np.int64)
-        heard = [(family, [tags[row] for row in rows]) for family, (_, rows) in self._rows.items()]
-        self._compared = [found for family, found in heard if family != "bounded" and len(found) > 1]
+        self._compared = [
+            (
+                [tags[row] for row in rows],
+                [tags[row] for name, row in zip(names, rows, strict=True) if self._judges(name)],
+            )
+            for family, (names, rows) in self._rows.items()
+            if family != "bounded" and len(names) > 1
+        ]
         self._limits = [
             (f"activation_variance/{name}", _SATURATED * self._spine.bounded[name]) for name in self._rows["bounded"][0]
         ]
@@ -199,12 +207,16 @@ class Watch:
             return False
         if not (0 < total <= max(_JUMP * self._typical, 1.0) and math.isfinite(sum(values.values()))):
             return False
-        for tags in self._compared:
+        for tags, judged in self._compared:
             figures = [values[tag] for tag in tags]
-            smallest, largest = min(figures), max(figures)
-            if not (smallest > 0 and largest < _FAR * min(smallest, max(figures[0], 1.0))):
+            smallest = min([values[tag] for tag in judged], default=math.inf)
+            if not (min(figures) > 0 and max(figures) < _FAR * min(smallest, max(figures[0], 1.0))):
                 return False
         return all(values[tag] <= limit for tag, limit in self._limits)
+
+    def _judges(self, name: str) -> bool:
+        """Return whether it has not said yet that the layer vanishes."""
+        return ("vanishing", name) not in self._said
 
     def _expect(self, total: float) -> None:
         self._typical = total if self._typical is None else self._typical**0.95 * total**0.05
@@ -306,8 +318,8 @@ class Watch:
         rising = self._rising[signal]
         if rising:
             rising -= {names[i] for i in np.flatnonzero(~far & (figures > 0))}
-        silent = rising | {name for kind, name in self._said if kind == "vanishing"} if far.any() else rising
-        return [i for i in np.flatnonzero(far & (figures > 0)).tolist() if names[i] not in silent]
+        places = np.flatnonzero(far & (figures > 0)).tolist()
+        return [i for i in places if self._judges(names[i]) and names[i] not in rising]
 
     def _zeros(self, step: int, signal: str, names: list[str], text: str) -> Iterator[Alert]:
         """Speak of the layers whose figure was zero at several points in a row."""
@@ -320,6 +332,7 @@ class Watch:
     def _once(self, kind: Kind, name: str, step: int, figure: float, text: str) -> Iterator[Alert]:
         if (kind, name) not in self._said:
             self._said.add((kind, name))
+            self._tags = ()  # other layers are judged from now on
             yield Alert(kind, name, step, float(figure), text)
 
 

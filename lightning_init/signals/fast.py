@@ -1,9 +1,9 @@
-"""The short way to mean, variance and norm of a tensor on the CPU: two dot products, guarded.
+"""The short way to mean, variance and norm of a tensor on the CPU: one compiled pass, or two guarded dot products.
 
-A call of NumPy's dot product costs less than a torch reduction, which counts where tensors are small (`vdot`, since
-`dot` warns about overflow); where they are large, `torch.var` does not keep up with the memory, and a dot product and a
-sum do: piece by piece, so that the second finds in the cache what the first brought. Between the products of a training
-step every call finds its own code and data gone from the cache, so few different calls beat clever ones.
+With Numba installed (`pip install lightning-init[fast]`) and after `prepare`, `lightning_init.signals.kernel` reads
+the values once. Without, a call of NumPy's dot product costs less than a torch reduction, which counts where tensors
+are small (`vdot`, since `dot` warns about overflow); where they are large, `torch.var` does not keep up with the
+memory, and a dot product and a sum do: piece by piece, so that the second finds in the cache what the first brought.
 `x.x/n - mean^2` cancels where the mean is much larger than the std, so such tensors, and those whose squares overflow
 or underflow, go the exact way in float64.
 `benchmarks/monitor.py` measures the outcome; `lightning_init.signals.statistics` holds the same for any device.
@@ -11,6 +11,7 @@ or underflow, go the exact way in float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -19,16 +20,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lightning_init.signals.kernel import Kernel, compiled
 from lightning_init.signals.statistics import Moments
 
 Array: TypeAlias = npt.NDArray[np.float32]
-Parts: TypeAlias = Array | Sequence[Tensor]
 
 _CHUNK = 8192  # above it BLAS libraries start threads of their own, beside those of torch
 _PIECE = 1 << 16  # 256 KB, which a cache holds; float32 dot products err by 1e-6 here, by 2e-5 for constants
 _ONES: Array = np.ones(_CHUNK, np.float32)
 _CANCELS = 8.0  # mean^2 / variance above which float32 sums cost more than 1e-5
 _TINY, _HUGE = 1e-30, 1e37  # sums of squares of float32 outside of this have lost digits to underflow, or overflowed
+
+_kernel: Kernel | None = None  # until `prepare`: not every use is worth the time to compile it
+
+
+def prepare() -> None:
+    """Have the compiled pass ready, where Numba is installed; the first time in a process takes a second."""
+    global _kernel
+    _kernel = compiled()
 
 
 def moments(values: Tensor) -> Moments:
@@ -40,14 +49,79 @@ def moments(values: Tensor) -> Moments:
     >>> moments(torch.tensor([1.0, 2.0, 6.0]))
     (3, 3.0, 14.0)
     """
+    found = _compiled(values)
+    if found is not None:
+        return found
     if values.is_complex():
         return _complex_moments(values)
-    found = moments_of(parts_of(values))
+    found = _guarded(values) if _kernel is None else _compiled(torch.from_numpy(flattened(values)))
     return _exact(flattened(values)) if found is None else found
 
 
-def moments_of(parts: Parts) -> Moments | None:
-    """Return the moments of what `parts_of` gave; None if they need the exact way."""
+def moments_of_each(tensors: Sequence[Tensor]) -> list[Moments]:
+    """Return the moments of each tensor, for less than one at a time.
+
+    >>> moments_of_each([torch.tensor([1.0, 2.0, 6.0]), torch.zeros(2)])
+    [(3, 3.0, 14.0), (2, 0.0, 0.0)]
+    """
+    found = zip(tensors, _compiled_each(tensors), strict=True)
+    return [moments(one) if its is None else its for one, its in found]
+
+
+def energies(tensors: Sequence[Tensor]) -> list[float]:
+    """Return the sum of the squared absolute values of each tensor; inf where one of them is inf and none is NaN.
+
+    >>> energies([torch.tensor([3.0, 4.0]), torch.tensor([2j])])
+    [25.0, 4.0]
+    """
+    found = zip(tensors, _compiled_each(tensors), strict=True)
+    return [_energy(one) if its is None else its[2] + its[0] * abs(its[1]) ** 2 for one, its in found]
+
+
+# --- with Numba
+
+
+def _compiled(values: Tensor) -> Moments | None:
+    """Return the moments; None if they cannot be had in this way, or are not finite."""
+    if _kernel is None or not _is_plain(values):
+        return None
+    size = values.numel()
+    mean, m2 = _kernel.at(values.data_ptr(), size)
+    return (size, mean, m2) if m2 < math.inf else None
+
+
+def _compiled_each(tensors: Sequence[Tensor]) -> list[Moments | None]:
+    """Return what `_compiled` returns for each tensor, in one call if they all are plain."""
+    addresses, sizes = [], []
+    for one in tensors:
+        if _kernel is None or not _is_plain(one):
+            return [_compiled(one) for one in tensors]
+        addresses.append(one.data_ptr())
+        sizes.append(one.numel())
+    found = np.empty((len(sizes), 2))
+    if _kernel is not None:
+        _kernel.at_each(np.array(addresses, np.int64), np.array(sizes, np.int64), found)
+    rows = zip(sizes, found.tolist(), strict=True)
+    return [(size, mean, m2) if m2 < math.inf else None for size, (mean, m2) in rows]
+
+
+def _is_plain(values: Tensor) -> bool:
+    """Return whether the values are float32 that lie in this machine's memory one after the other."""
+    return (
+        values.dtype is torch.float32
+        and values.is_cpu
+        and values.layout is torch.strided
+        and values.is_contiguous()
+        and not values.is_neg()
+    )
+
+
+# --- without
+
+
+def _guarded(values: Tensor) -> Moments | None:
+    """Return the moments of real values by dot products; None if these are not exact enough."""
+    parts = _parts_of(values)
     if isinstance(parts, np.ndarray):
         size, energy, total = parts.size, float(np.vdot(parts, parts)), float(np.vdot(parts, _ONES[: parts.size]))
     else:
@@ -61,9 +135,23 @@ def moments_of(parts: Parts) -> Moments | None:
     return (size, mean, m2) if total * mean <= _CANCELS * m2 and _TINY < energy < _HUGE else None
 
 
-def parts_of(values: Tensor) -> Parts:
+def _energy(values: Tensor) -> float:
+    if values.is_complex():
+        values = torch.view_as_real(values.detach().resolve_conj())
+    parts = _parts_of(values)
+    if isinstance(parts, np.ndarray):
+        total = float(np.vdot(parts, parts))
+    else:
+        total = sum(torch.dot(piece, piece).item() for piece in parts)
+    if _TINY < total < _HUGE:
+        return total
+    wide = flattened(values).astype(np.float64)
+    return float(np.vdot(wide, wide))
+
+
+def _parts_of(values: Tensor) -> Array | Sequence[Tensor]:
     """Return real values as one short array, or as vectors that a cache holds; views wherever possible."""
-    if values.dtype is torch.float32 and values.layout is torch.strided and values.is_contiguous():
+    if _is_plain(values):
         values = values.detach()
         if values.numel() <= _CHUNK:
             array: Array = values.numpy()
@@ -75,25 +163,6 @@ def parts_of(values: Tensor) -> Parts:
             return flat
         vector = torch.from_numpy(flat)
     return (vector,) if len(vector) <= _PIECE else torch.split(vector, _PIECE)
-
-
-def energy(values: Tensor) -> float:
-    """Return the sum of the squared absolute values.
-
-    >>> energy(torch.tensor([3.0, 4.0]))
-    25.0
-    """
-    if values.is_complex():
-        values = torch.view_as_real(values.detach().resolve_conj())
-    parts = parts_of(values)
-    if isinstance(parts, np.ndarray):
-        total = float(np.vdot(parts, parts))
-    else:
-        total = sum(torch.dot(piece, piece).item() for piece in parts)
-    if _TINY < total < _HUGE:
-        return total
-    wide = flattened(values).astype(np.float64)
-    return float(np.vdot(wide, wide))
 
 
 def flattened(values: Tensor) -> Array:

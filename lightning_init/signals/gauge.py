@@ -7,8 +7,8 @@ into memory that exists, but must not depend on how often it ran.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,26 +25,65 @@ Bounds: TypeAlias = tuple[float, float]
 _DEAD = 1  # what is known of a unit; 0: nothing, 2: it lives
 
 
-class Taken(NamedTuple):
+class Taken:
     """What a gauge had pooled.
 
     Args:
-        moments: of what was reduced here and pooled at once.
+        gauge: that pooled it.
+        moments: of what was reduced here and pooled at once; None if there was nothing.
         summaries: of the rest.
         units: how many were zero throughout, and how many there are, where units are followed.
     """
 
-    moments: Moments | None
-    summaries: list[Summary | Sent]
-    units: Sent | None = None
+    __slots__ = ("_gauge", "_moments", "_summaries", "_units")
+
+    def __init__(
+        self,
+        gauge: Gauge,
+        moments: Moments | None = None,
+        summaries: Sequence[Summary | Sent] = (),
+        units: Sent | None = None,
+    ) -> None:
+        self._gauge = gauge
+        self._moments = moments
+        self._summaries = summaries
+        self._units = units
+
+    def __bool__(self) -> bool:
+        """Return whether there was anything."""
+        return self._moments is not None or bool(self._summaries)
 
     def summary(self) -> Summary:
         """Return the summary of everything, after waiting for what was sent."""
-        parts = [Summary(*part()) if callable(part) else part for part in self.summaries]
-        if self.moments is not None:
-            number, mean, m2 = self.moments
+        parts = [Summary(*part()) if callable(part) else part for part in self._summaries]
+        if self._moments is not None:
+            number, mean, m2 = self._moments
             parts.append(Summary(number, mean.real, mean.imag, m2))
         return pooled(parts)
+
+    def rows(self) -> list[Summary]:
+        """Return the one summary."""
+        return [self.summary()]
+
+    def lone(self) -> tuple[str, ...]:
+        """Return the tags if it was a single number."""
+        return self._gauge.tags if self and self.summary().number == 1 else ()
+
+    def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
+        """Return tag -> value, of `rows` pooled over the ranks where these are given; nothing if all was empty."""
+        moments = self._moments
+        if rows is None and moments is not None and not self._summaries and self._gauge.lean:
+            return {tag: formula(moments) for tag, formula in self._gauge.of_moments} if moments[0] else {}
+        summary = self.summary() if rows is None else pooled(rows)
+        if not summary.number:
+            return {}
+        moments = summary.moments
+        values = {tag: formula(moments) for tag, formula in self._gauge.of_moments}
+        values.update((tag, formula(summary)) for tag, formula in self._gauge.of_summary)
+        dead, seen = self._units() if rows is None and self._units is not None else (0, 0)
+        if seen:
+            values[self._gauge.dead_tag] = dead / seen
+        return values
 
 
 class Gauge:
@@ -60,7 +99,7 @@ class Gauge:
     >>> gauge = Gauge({"activation_variance/0": "variance", "activation_max/0": "max"})
     >>> gauge.add(torch.tensor([1.0, 2.0]))
     >>> gauge.add(torch.tensor([6.0]))
-    >>> gauge.values(gauge.take())
+    >>> gauge.take().values()
     {'activation_variance/0': 4.666666666666667, 'activation_max/0': 6.0}
     """
 
@@ -73,11 +112,11 @@ class Gauge:
     ) -> None:
         self.tags = tuple(series)
         self.lean = set(series.values()) <= set(LEAN)
-        self._of_moments = [(tag, LEAN[name]) for tag, name in series.items() if name in LEAN]
-        self._of_summary = [(tag, FULL[name]) for tag, name in series.items() if name in FULL]
+        self.of_moments = [(tag, LEAN[name]) for tag, name in series.items() if name in LEAN]
+        self.of_summary = [(tag, FULL[name]) for tag, name in series.items() if name in FULL]
         if unit_dim is not None:
-            self._of_summary = [(tag, formula) for tag, formula in self._of_summary if series[tag] != "zero_fraction"]
-        self._dead_tag = next((tag for tag, name in series.items() if name == "zero_fraction"), "")
+            self.of_summary = [(tag, formula) for tag, formula in self.of_summary if series[tag] != "zero_fraction"]
+        self.dead_tag = next((tag for tag, name in series.items() if name == "zero_fraction"), "")
         self._transfers = transfers
         self._bounds = bounds
         self._moments: Moments | None = None
@@ -143,32 +182,15 @@ class Gauge:
             if self._unit_state is not None:
                 self._unit_state.zero_()
 
-    def take(self) -> Taken | None:
-        """Return what was pooled and forget it; None if there was nothing."""
+    def take(self) -> Taken:
+        """Return what was pooled and forget it."""
         if self.traced:
             self.collect()
-        moments, summaries, self._moments = self._moments, self._summaries, None
-        if summaries:
-            self._summaries = []
-        elif moments is None:
-            return None
-        return Taken(moments, summaries, self._take_units())
-
-    def values(self, taken: Taken) -> dict[str, float]:
-        """Return tag -> value; nothing if all that was pooled was empty."""
-        moments, summary = taken.moments, None
-        if moments is None or taken.summaries or self._of_summary:
-            summary = taken.summary()
-            moments = summary.moments
-        if not moments[0]:
-            return {}
-        values = {tag: formula(moments) for tag, formula in self._of_moments}
-        if summary is not None:
-            values.update((tag, formula(summary)) for tag, formula in self._of_summary)
-            dead, seen = taken.units() if taken.units is not None else (0, 0)
-            if seen:
-                values[self._dead_tag] = dead / seen
-        return values
+        moments, self._moments = self._moments, None
+        if not self._summaries:
+            return Taken(self, moments)
+        summaries, self._summaries = self._summaries, []
+        return Taken(self, moments, summaries, self._take_units())
 
     def _seen(self, values: Tensor) -> Tensor:
         """Return for each unit of `values`, which have at least one, whether it is dead or alive in them."""

@@ -41,7 +41,6 @@ class GradientNorms:
         claimed = {parameter for _, parameters in owned for parameter in parameters}
         rest = tuple(parameter for parameter in model.parameters() if parameter not in claimed)
         self._groups = [(tag, parameters) for tag, parameters in [*owned, ("", rest)] if parameters]
-        self._owned = [(index, one) for index, (_, parameters) in enumerate(self._groups) for one in parameters]
         self._transfers = transfers
         self._gradient = gradient
         self._energies = [0.0] * len(self._groups)
@@ -56,19 +55,19 @@ class GradientNorms:
             scale: that the gradients still carry (of AMP's GradScaler); None if they carry none.
         """
         factor = 1.0 if scale is None or not _is_here(scale) else float(scale) ** -2
-        gradients = [
-            (owner, gradient)
-            for owner, parameter in self._owned
-            if (gradient := self._gradient(parameter)) is not None and (parameters is None or parameter in parameters)
-        ]
-        for owner in {owner for owner, _ in gradients}:
-            self._steps[owner] += 1
-        elsewhere = [(owner, gradient) for owner, gradient in gradients if not _is_here(gradient)]
-        if elsewhere:
-            self._send(elsewhere, scale)
-            gradients = [(owner, gradient) for owner, gradient in gradients if _is_here(gradient)]
-        for owner, gradient in gradients:
-            self._energies[owner] += fast.energy(gradient) * factor
+        here: list[tuple[int, Tensor]] = []
+        elsewhere: list[tuple[int, Tensor]] = []
+        for owner, (_, owned) in enumerate(self._groups):
+            reached = False
+            for parameter in owned:
+                gradient = self._gradient(parameter)
+                if gradient is not None and (parameters is None or parameter in parameters):
+                    reached = True
+                    (here if _is_here(gradient) else elsewhere).append((owner, gradient))
+            self._steps[owner] += reached
+        for (owner, _), energy in zip(here, fast.energies([gradient for _, gradient in here]), strict=True):
+            self._energies[owner] += energy * factor
+        self._send(elsewhere, scale)
 
     @property
     def tags(self) -> list[str]:

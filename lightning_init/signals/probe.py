@@ -15,13 +15,13 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import Self
 
 from lightning_init.placement import Place
+from lightning_init.signals import fast
 from lightning_init.signals.catalogue import Wanted
 from lightning_init.signals.gauge import Gauge
 from lightning_init.signals.gradients import GradientNorms
 from lightning_init.signals.layers import Layer, find_layers
 from lightning_init.signals.outputs import bounds_of, most_units, unit_dim
-from lightning_init.signals.reading import Gauged, Reading
-from lightning_init.signals.resident import Resident
+from lightning_init.signals.reading import Reading
 from lightning_init.signals.samples import sample
 from lightning_init.signals.shards import Shards, Whole
 from lightning_init.signals.tap import Switch, Tap
@@ -83,16 +83,13 @@ class Probe:
         self._weights = [
             (self._gauge("weight", name, wanted.weights), place) for name, place in self._readable if wanted.weights
         ]
-        self._direct: list[Gauge] = []
+        self._resident: dict[Gauge, nn.Parameter] = {}
         self._computed: list[tuple[Gauge, Place]] = []
-        parameters: list[nn.Parameter] = []
         for gauge, place in self._weights:
             if gauge.lean and place.kind == "direct" and place.parameter.is_cpu and not self._shards.divided:
-                self._direct.append(gauge)
-                parameters.append(place.parameter)
+                self._resident[gauge] = place.parameter
             else:
                 self._computed.append((gauge, place))
-        self._resident = Resident(parameters)
         self._taps = [
             (layer, Tap(layer.name, self._activation_gauge(layer, wanted.activations), self._switch))
             for layer in self.layers
@@ -126,6 +123,8 @@ class Probe:
         if self._handles:
             return
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        if device.type == "cpu":
+            fast.prepare()
         units = most_units(self.model)
         for layer, tap in self._taps:
             if isinstance(layer.module, torch.jit.ScriptModule):
@@ -234,7 +233,7 @@ class Probe:
         if self._weighed:
             return
         self._weighed = True
-        for gauge, moments in zip(self._direct, self._resident.moments(), strict=True):
+        for gauge, moments in zip(self._resident, fast.moments_of_each([*self._resident.values()]), strict=True):
             gauge.pool(moments)
         for gauge, place in self._computed:
             gauge.add(self._shards.read(place))
@@ -255,13 +254,17 @@ class Probe:
                 samples[f"gradient_histogram/{layer.name}"] = values if scale is None else values / scale
 
     def _take(self) -> Reading:
-        activations = [(layer, tap, tap.gauge.take()) for layer, tap in self._taps]
-        self.silent = {layer.name: _reason(layer, tap) for layer, tap, taken in activations if taken is None}
-        gradients = [Gauged(gauge, gauge.take()) for gauge, _ in self._gradients]
+        activations = [tap.gauge.take() for _, tap in self._taps]
+        self.silent = {
+            layer.name: _reason(layer, tap)
+            for (layer, tap), taken in zip(self._taps, activations, strict=True)
+            if not taken
+        }
+        gradients = [gauge.take() for gauge, _ in self._gradients]
         norms = [] if self._norms is None else [self._norms.take()]
         return Reading(
-            [Gauged(gauge, gauge.take()) for gauge, _ in self._weights],
-            [Gauged(tap.gauge, taken) for _, tap, taken in activations],
+            [gauge.take() for gauge, _ in self._weights],
+            activations,
             [*gradients, *norms, *(update.take() for update in self._updates)],
             travels=bool(self._transfers),
             divided=self._shards.divided,

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_init.signals.gauge import Gauge, Taken
+from lightning_init.signals.gauge import Taken
 from lightning_init.signals.statistics import Summary, pooled
 
 Gather: TypeAlias = Callable[[Tensor], Tensor]
@@ -22,29 +22,6 @@ class Item(Protocol):
 
     def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
         """Return tag -> value; of `rows` pooled over the ranks, where these are given."""
-
-
-class Gauged:
-    """What one gauge took; nothing, where its layer was not called."""
-
-    __slots__ = ("gauge", "taken")
-
-    def __init__(self, gauge: Gauge, taken: Taken | None) -> None:
-        self.gauge = gauge
-        self.taken = taken
-
-    def rows(self) -> list[Summary]:
-        """Return the one summary."""
-        return [Summary() if self.taken is None else self.taken.summary()]
-
-    def lone(self) -> list[str]:
-        """Return the tags if it was a single number."""
-        return list(self.gauge.tags) if self.taken is not None and self.taken.summary().number == 1 else []
-
-    def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
-        """Return tag -> value."""
-        taken = self.taken if rows is None else Taken(None, list(rows))
-        return {} if taken is None else self.gauge.values(taken)
 
 
 class Reading:
@@ -61,7 +38,7 @@ class Reading:
     def __init__(
         self,
         weights: Sequence[Item],
-        activations: Sequence[Gauged],
+        activations: Sequence[Taken],
         others: Sequence[Item],
         *,
         travels: bool,
@@ -83,12 +60,18 @@ class Reading:
         """
         items = [*self._weights, *self._activations, *self._others]
         apart = {*self._weights, *self._others} if self._divided else set()
+        values: dict[str, float] = {}
         if gather is None:
-            return {tag: value for item in items if item not in apart for tag, value in item.values().items()}
+            for item in items:
+                if item not in apart:
+                    values.update(item.values())
+            return values
         if activations:
             apart.update(self._activations)
         over_ranks = _over_ranks([item for item in items if item in apart], gather)
-        return {tag: value for item in items for tag, value in item.values(over_ranks.get(item)).items()}
+        for item in items:
+            values.update(item.values(over_ranks.get(item)))
+        return values
 
     def lone(self) -> set[str]:
         """Return the tags of the activations that were a single number, and so have no variance to speak of."""

@@ -46,7 +46,7 @@ class Update:
 
     def take(self) -> Change:
         """Return what was measured, and start afresh."""
-        return Change(self._name, self._change, self._change.take(), self._size.take() if self._ratio else None)
+        return Change(self._name, self._change.take(), self._size.take() if self._ratio else None)
 
 
 class Change:
@@ -54,26 +54,25 @@ class Change:
 
     Args:
         name: of the weight in the logs.
-        gauge: of the change.
-        change: what it took; None if nothing was updated.
-        size: what the gauge of the weight before it took; None where no ratio is asked for.
+        change: what was taken of the change; nothing if nothing was updated.
+        size: what was taken of the weight before it; None where no ratio is asked for.
     """
 
-    def __init__(self, name: str, gauge: Gauge, change: Taken | None, size: Taken | None) -> None:
+    def __init__(self, name: str, change: Taken, size: Taken | None) -> None:
         self._name = name
-        self._gauge = gauge
-        self._parts = change, size
+        self._change = change
+        self._size = size
 
     def rows(self) -> list[Summary]:
         """Return the summaries of the change and of the weight before it."""
-        return [Summary() if part is None else part.summary() for part in self._parts]
+        return [self._change.summary(), Summary() if self._size is None else self._size.summary()]
 
     def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
         """Return tag -> value."""
-        change, size = self._parts if rows is None else (Taken(None, [row]) for row in rows)
-        values = {} if change is None else self._gauge.values(change)
+        change, size = (None, None) if rows is None else rows
+        values = self._change.values(None if change is None else [change])
         changed = values.pop("change", None)
-        if changed is not None and size is not None:
-            before = LEAN["norm"](size.summary().moments)
+        if changed is not None and self._size is not None:
+            before = LEAN["norm"]((self._size.summary() if size is None else size).moments)
             values[f"update_ratio/{self._name}"] = changed / before if before else math.inf if changed else 0.0
         return values

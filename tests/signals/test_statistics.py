@@ -1,18 +1,28 @@
 """Statistics equal a float64 reference to 1e-4, for tensors that are easy to get wrong."""
 
+import contextlib
 import itertools
 import math
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from lightning_init.signals import fast
 from lightning_init.signals.catalogue import FULL, LEAN
 from lightning_init.signals.gauge import Gauge
-from lightning_init.signals.resident import Resident
+from lightning_init.signals.kernel import compiled
 from lightning_init.signals.statistics import Summary, pooled, summarize
+
+
+@pytest.fixture(params=["with Numba", "without"], autouse=True)
+def way(request, monkeypatch):
+    """Both of the ways to read float32, whatever else has run in this process."""
+    kernel = compiled() if request.param == "with Numba" else None
+    if kernel is None and request.param == "with Numba":
+        pytest.skip("Numba is not installed: pip install lightning-init[fast]")
+    monkeypatch.setattr(fast, "_kernel", kernel)
 
 
 def drawn(n, mean=0.0, std=1.0, dtype=torch.float32, seed=0):
@@ -64,8 +74,7 @@ def measured(statistics, *parts):
     gauge = Gauge({name: name for name in statistics})
     for part in parts:
         gauge.add(part)
-    taken = gauge.take()
-    return dict(gauge.values(taken)) if taken else {}
+    return gauge.take().values()
 
 
 @pytest.mark.parametrize("name", TENSORS)
@@ -95,14 +104,14 @@ def test_ones_in_low_precision_have_a_mean_of_exactly_one(dtype, n):
     for statistics in (("mean", "variance", "rms"), ("mean", "variance", "rms", "max")):
         got = measured(statistics, torch.ones(n, dtype=dtype))
         assert (got["mean"], got["variance"], got["rms"]) == (1.0, 0.0, 1.0)
-    assert fast.energy(torch.ones(n, dtype=dtype)) == n
+    assert fast.energies([torch.ones(n, dtype=dtype)]) == [n]
 
 
 def test_nothing_is_said_about_empty_tensors():
     for statistics in (("variance", "norm"), ("variance", "min", "kurtosis")):
         assert measured(statistics, torch.empty(0, 3)) == {}
         assert measured(statistics, torch.empty(0), torch.tensor([1.0, 3.0]))["variance"] == 1.0
-    assert fast.energy(torch.empty(0)) == 0.0
+    assert fast.energies([torch.empty(0)]) == [0.0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -113,7 +122,7 @@ def test_what_is_not_finite_stays_so_and_is_counted(bad):
     assert not math.isfinite(got["mean"])
     assert got["nonfinite"] == 1
     assert math.isnan(measured(("variance",), values)["variance"])
-    assert fast.energy(values) == pytest.approx(math.inf if math.isinf(bad) else math.nan, nan_ok=True)
+    assert fast.energies([values]) == pytest.approx([math.inf if math.isinf(bad) else math.nan], nan_ok=True)
 
 
 def test_an_extreme_that_is_not_a_number_stays_so_whichever_call_it_came_from():
@@ -127,12 +136,12 @@ def test_conjugates_and_negatives_that_torch_has_not_carried_out_are_read():
     for one in (lazy, lazy.imag):
         wide = one.resolve_conj().resolve_neg().to(torch.complex128).numpy()
         assert measured(("variance",), one)["variance"] == pytest.approx(wide.var(), rel=1e-5)
-        assert fast.energy(one) == pytest.approx((abs(wide) ** 2).sum(), rel=1e-5)
+        assert fast.energies([one]) == pytest.approx([(abs(wide) ** 2).sum()], rel=1e-5)
 
 
 def test_sparse_tensors_are_read():
     sparse = torch.sparse_coo_tensor([[0, 2, 2]], [1.0, 3.0, 1.0], (4,), check_invariants=True)
-    assert fast.energy(sparse) == 17.0
+    assert fast.energies([sparse]) == [17.0]
     assert fast.moments(sparse)[:2] == (2, 2.5)
 
 
@@ -144,32 +153,38 @@ MIXED = [
 ]
 
 
-def test_energy_equals_the_reference():
-    for one in MIXED:
-        wide = one.detach().to(torch.complex128 if one.is_complex() else torch.float64)
-        assert fast.energy(one) == pytest.approx((wide.abs() ** 2).sum().item(), rel=2e-4, nan_ok=True)
+def test_the_energies_of_many_equal_the_reference_and_those_of_each():
+    wide = [one.detach().to(torch.complex128 if one.is_complex() else torch.float64) for one in MIXED]
+    expected = [(one.abs() ** 2).sum().item() for one in wide]
+    assert fast.energies(MIXED) == pytest.approx(expected, rel=2e-4, nan_ok=True)
+    plain = [one for one in MIXED if one.dtype is torch.float32 and one.is_contiguous()]
+    assert len(plain) > 10
+    assert fast.energies(plain) == pytest.approx([fast.energies([one])[0] for one in plain], rel=1e-9, nan_ok=True)
+    assert fast.energies([]) == []
 
 
-def test_resident_tensors_are_found_where_they_are_and_as_they_are():
-    weights = [nn.Parameter(drawn(n, seed=n)) for n in (10, 9000, 100_000)]
-    resident = Resident(weights)
+def test_the_moments_of_many_are_those_of_each():
+    plain = [drawn(n, seed=n) for n in (10, 9000, 100_000)] + [drawn(3) * math.nan, torch.empty(0)]
+    for tensors in (plain, MIXED, []):
+        for one, got in zip(tensors, fast.moments_of_each(tensors), strict=True):
+            expected = fast.moments(one)
+            assert got[0] == expected[0]
+            assert [got[1].real, got[1].imag, got[2]] == pytest.approx(
+                [expected[1].real, expected[1].imag, expected[2]], rel=1e-9, abs=1e-60, nan_ok=True
+            )
 
-    def check():
-        for one, got in zip(weights, resident.moments(), strict=True):
-            assert got == pytest.approx(fast.moments(one), rel=1e-9)
 
-    check()
-    with torch.no_grad():
-        weights[0].mul_(3)
-    check()
-    weights[1].data = drawn(77)
-    check()
-    weights[2].data = weights[2].data.view(100, 1000).T
-    check()
-    for dtype in (torch.bfloat16, torch.float64):
-        for one in weights:
-            one.data = one.data.to(dtype)
-        check()
+def test_memory_that_is_not_there_is_not_read():
+    freed = torch.ones(1000)
+    freed.untyped_storage().resize_(0)
+    for one in (freed, torch.empty(3, device="meta")):
+        for read in (
+            fast.moments,
+            lambda values: fast.energies([values]),
+            lambda values: fast.moments_of_each([values]),
+        ):
+            with contextlib.suppress(RuntimeError, TypeError, NotImplementedError):  # which a tap reports
+                read(one)
 
 
 def test_pooling_is_the_same_in_any_order():
@@ -183,7 +198,7 @@ def test_pooling_is_the_same_in_any_order():
 def test_saturation_counts_what_is_near_the_bounds():
     gauge = Gauge({"activation_saturation/0": "saturation"}, bounds=(-1.0, 1.0))
     gauge.add(torch.tensor([-1.0, -0.99, 0.0, 0.5, 0.97, 0.985, 1.0, 0.2]))
-    assert dict(gauge.values(gauge.take())) == {"activation_saturation/0": 0.5}
+    assert gauge.take().values() == {"activation_saturation/0": 0.5}
 
 
 def test_unguarded_sums_would_be_wrong():
@@ -191,3 +206,14 @@ def test_unguarded_sums_would_be_wrong():
     values = TENSORS["mean 1e3, std 1e-3"].numpy()
     naive = float(values.dot(values)) / values.size - float(values.mean()) ** 2
     assert naive != pytest.approx(np.var(values.astype(np.float64)), rel=0.1)
+
+
+def test_a_numba_that_refuses_to_be_imported_is_told_of_and_done_without(monkeypatch):
+    monkeypatch.setattr("lightning_init.signals.kernel._compile", Mock(side_effect=ImportError("Numba needs NumPy 1")))
+    with pytest.warns(UserWarning, match="Numba cannot be used.*needs NumPy 1"):
+        assert compiled.__wrapped__() is None
+
+
+def test_without_numba_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert compiled.__wrapped__() is None
