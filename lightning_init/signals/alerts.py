@@ -332,7 +332,8 @@ class Watch:
     def _once(self, kind: Kind, name: str, step: int, figure: float, text: str) -> Iterator[Alert]:
         if (kind, name) not in self._said:
             self._said.add((kind, name))
-            self._tags = ()  # other layers are judged from now on
+            for _, judged in self._compared if kind == "vanishing" else ():
+                judged[:] = [tag for tag in judged if tag.partition("/")[2] != name]
             yield Alert(kind, name, step, float(figure), text)
 
 
