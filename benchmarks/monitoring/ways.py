@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_init.callbacks._step import step_index
 from lightning_init.callbacks.signal_monitor import SignalMonitor
+from lightning_init.signals import fast
 from lightning_init.signals.layers import find_layers
 
 
@@ -59,6 +60,14 @@ class WithAlerts(Monitor):
     """SignalMonitor with its defaults, alerts included."""
 
     alerts = True
+
+
+class WithoutNumba(Monitor):
+    """SignalMonitor as it is where Numba is not installed."""
+
+    def on(self) -> None:
+        super().on()
+        fast._kernel = None  # noqa: SLF001 (which attaching the hooks has just set)
 
 
 class EmptyHooks(Way):
@@ -199,6 +208,7 @@ class Fastai(Way):
 WAYS: dict[str, type[Way]] = {
     "monitor": Monitor,
     "with alerts": WithAlerts,
+    "without numba": WithoutNumba,
     "empty hooks": EmptyHooks,
     "naive": Naive,
     "self.log": SelfLog,

@@ -151,7 +151,7 @@ def _energy(values: Tensor) -> float:
 
 def _parts_of(values: Tensor) -> Array | Sequence[Tensor]:
     """Return real values as one short array, or as vectors that a cache holds; views wherever possible."""
-    if _is_plain(values):
+    if _is_plain(values) and values.data_ptr():
         values = values.detach()
         if values.numel() <= _CHUNK:
             array: Array = values.numpy()
@@ -168,12 +168,16 @@ def _parts_of(values: Tensor) -> Array | Sequence[Tensor]:
 def flattened(values: Tensor) -> Array:
     """Return the values as a float32 or float64 vector in memory order; a view wherever possible.
 
+    What has no memory (any more) has no values; NumPy would make up some.
+
     >>> flattened(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T)
     array([1., 2., 3., 4.], dtype=float32)
     """
     values = values.detach().resolve_neg()  # the imaginary part of a conjugate is a lazy negative
     if values.layout is not torch.strided:
         values = values.coalesce().values() if values.layout is torch.sparse_coo else values.values()
+    if values.data_ptr() == 0:
+        values = values.new_empty(0)
     if values.dtype is not torch.float32 and values.dtype is not torch.float64:
         values = values.float()
     array: Array = values.numpy().ravel("K")

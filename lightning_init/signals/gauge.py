@@ -22,68 +22,10 @@ from lightning_init.signals.transfer import Sent, Transfer
 Transfers: TypeAlias = Callable[[torch.device], Transfer]
 Bounds: TypeAlias = tuple[float, float]
 
+Content: TypeAlias = tuple[Moments | None, Sequence[Summary | Sent], Sent | None]
+"""The moments of what was reduced here; summaries of the rest; how many units are dead, and how many were seen."""
+
 _DEAD = 1  # what is known of a unit; 0: nothing, 2: it lives
-
-
-class Taken:
-    """What a gauge had pooled.
-
-    Args:
-        gauge: that pooled it.
-        moments: of what was reduced here and pooled at once; None if there was nothing.
-        summaries: of the rest.
-        units: how many were zero throughout, and how many there are, where units are followed.
-    """
-
-    __slots__ = ("_gauge", "_moments", "_summaries", "_units")
-
-    def __init__(
-        self,
-        gauge: Gauge,
-        moments: Moments | None = None,
-        summaries: Sequence[Summary | Sent] = (),
-        units: Sent | None = None,
-    ) -> None:
-        self._gauge = gauge
-        self._moments = moments
-        self._summaries = summaries
-        self._units = units
-
-    def __bool__(self) -> bool:
-        """Return whether there was anything."""
-        return self._moments is not None or bool(self._summaries)
-
-    def summary(self) -> Summary:
-        """Return the summary of everything, after waiting for what was sent."""
-        parts = [Summary(*part()) if callable(part) else part for part in self._summaries]
-        if self._moments is not None:
-            number, mean, m2 = self._moments
-            parts.append(Summary(number, mean.real, mean.imag, m2))
-        return pooled(parts)
-
-    def rows(self) -> list[Summary]:
-        """Return the one summary."""
-        return [self.summary()]
-
-    def lone(self) -> tuple[str, ...]:
-        """Return the tags if it was a single number."""
-        return self._gauge.tags if self and self.summary().number == 1 else ()
-
-    def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
-        """Return tag -> value, of `rows` pooled over the ranks where these are given; nothing if all was empty."""
-        moments = self._moments
-        if rows is None and moments is not None and not self._summaries and self._gauge.lean:
-            return {tag: formula(moments) for tag, formula in self._gauge.of_moments} if moments[0] else {}
-        summary = self.summary() if rows is None else pooled(rows)
-        if not summary.number:
-            return {}
-        moments = summary.moments
-        values = {tag: formula(moments) for tag, formula in self._gauge.of_moments}
-        values.update((tag, formula(summary)) for tag, formula in self._gauge.of_summary)
-        dead, seen = self._units() if rows is None and self._units is not None else (0, 0)
-        if seen:
-            values[self._gauge.dead_tag] = dead / seen
-        return values
 
 
 class Gauge:
@@ -99,7 +41,7 @@ class Gauge:
     >>> gauge = Gauge({"activation_variance/0": "variance", "activation_max/0": "max"})
     >>> gauge.add(torch.tensor([1.0, 2.0]))
     >>> gauge.add(torch.tensor([6.0]))
-    >>> gauge.take().values()
+    >>> Taken([gauge]).values()
     {'activation_variance/0': 4.666666666666667, 'activation_max/0': 6.0}
     """
 
@@ -113,10 +55,10 @@ class Gauge:
         self.tags = tuple(series)
         self.lean = set(series.values()) <= set(LEAN)
         self.of_moments = [(tag, LEAN[name]) for tag, name in series.items() if name in LEAN]
-        self.of_summary = [(tag, FULL[name]) for tag, name in series.items() if name in FULL]
+        self._of_summary = [(tag, FULL[name]) for tag, name in series.items() if name in FULL]
         if unit_dim is not None:
-            self.of_summary = [(tag, formula) for tag, formula in self.of_summary if series[tag] != "zero_fraction"]
-        self.dead_tag = next((tag for tag, name in series.items() if name == "zero_fraction"), "")
+            self._of_summary = [(tag, formula) for tag, formula in self._of_summary if series[tag] != "zero_fraction"]
+        self._dead_tag = next((tag for tag, name in series.items() if name == "zero_fraction"), "")
         self._transfers = transfers
         self._bounds = bounds
         self._moments: Moments | None = None
@@ -182,15 +124,27 @@ class Gauge:
             if self._unit_state is not None:
                 self._unit_state.zero_()
 
-    def take(self) -> Taken:
-        """Return what was pooled and forget it."""
+    def take(self) -> Content | None:
+        """Return what was pooled and forget it; None if there was nothing."""
         if self.traced:
             self.collect()
         moments, self._moments = self._moments, None
         if not self._summaries:
-            return Taken(self, moments)
+            return None if moments is None else (moments, (), None)
         summaries, self._summaries = self._summaries, []
-        return Taken(self, moments, summaries, self._take_units())
+        return moments, summaries, self._take_units()
+
+    def values(self, summary: Summary, units: Sent | None = None) -> dict[str, float]:
+        """Return tag -> value; nothing if all that was pooled was empty."""
+        if not summary.number:
+            return {}
+        moments = summary.moments
+        values = {tag: formula(moments) for tag, formula in self.of_moments}
+        values.update((tag, formula(summary)) for tag, formula in self._of_summary)
+        dead, seen = units() if units is not None else (0, 0)
+        if seen:
+            values[self._dead_tag] = dead / seen
+        return values
 
     def _seen(self, values: Tensor) -> Tensor:
         """Return for each unit of `values`, which have at least one, whether it is dead or alive in them."""
@@ -224,3 +178,56 @@ class Gauge:
             self._summaries.append(Summary(*row.tolist()))
         else:
             self._summaries.append(self._transfers(row.device).put(row))
+
+
+class Taken:
+    """What some gauges had pooled.
+
+    Args:
+        gauges: they forget it.
+
+    Attributes:
+        contents: of each gauge; None where there was nothing.
+    """
+
+    def __init__(self, gauges: Sequence[Gauge]) -> None:
+        self._gauges = gauges
+        self.contents = [gauge.take() for gauge in gauges]
+
+    def rows(self) -> list[Summary]:
+        """Return a summary for each gauge, after waiting for what was sent."""
+        return [_summary(content) for content in self.contents]
+
+    def lone(self) -> set[str]:
+        """Return the tags of what was a single number."""
+        rows = zip(self._gauges, self.rows(), strict=True)
+        return {tag for gauge, row in rows if row.number == 1 for tag in gauge.tags}
+
+    def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
+        """Return tag -> value, of `rows` pooled over the ranks where these are given."""
+        values: dict[str, float] = {}
+        if rows is not None:
+            for gauge, row in zip(self._gauges, rows, strict=True):
+                values.update(gauge.values(row))
+            return values
+        for gauge, content in zip(self._gauges, self.contents, strict=True):
+            if content is None:
+                continue
+            moments, summaries, units = content
+            if moments is None or summaries or not gauge.lean:
+                values.update(gauge.values(_summary(content), units))
+            elif moments[0]:
+                for tag, formula in gauge.of_moments:
+                    values[tag] = formula(moments)
+        return values
+
+
+def _summary(content: Content | None) -> Summary:
+    if content is None:
+        return Summary()
+    moments, summaries, _ = content
+    parts = [Summary(*part()) if callable(part) else part for part in summaries]
+    if moments is not None:
+        number, mean, m2 = moments
+        parts.append(Summary(number, mean.real, mean.imag, m2))
+    return pooled(parts)

@@ -17,7 +17,7 @@ from typing_extensions import Self
 from lightning_init.placement import Place
 from lightning_init.signals import fast
 from lightning_init.signals.catalogue import Wanted
-from lightning_init.signals.gauge import Gauge
+from lightning_init.signals.gauge import Gauge, Taken
 from lightning_init.signals.gradients import GradientNorms
 from lightning_init.signals.layers import Layer, find_layers
 from lightning_init.signals.outputs import bounds_of, most_units, unit_dim
@@ -95,6 +95,7 @@ class Probe:
             for layer in self.layers
             if wanted.activations
         ]
+        self._activations = [tap.gauge for _, tap in self._taps]
         moments = [name for name in wanted.gradients if name != "norm"]
         self._gradients = [
             (self._gauge("gradient", layer.name, moments), layer.parameters)
@@ -156,7 +157,7 @@ class Probe:
     def tags(self) -> list[str]:
         """Every tag that a point may have, in the order of its values."""
         gauges = [gauge for gauge, _ in self._weights]
-        gauges += [tap.gauge for _, tap in self._taps]
+        gauges += self._activations
         gauges += [gauge for gauge, _ in self._gradients]
         norms = self._norms.tags if self._norms is not None else []
         return [
@@ -185,15 +186,15 @@ class Probe:
     def pause(self) -> None:
         """Stop counting forwards, until `resume`."""
         self._switch.on = False
-        for _, tap in self._taps:
-            if tap.gauge.traced:
-                tap.gauge.collect()
+        for gauge in self._activations:
+            if gauge.traced:
+                gauge.collect()
 
     def resume(self) -> None:
         """Count forwards again."""
-        for _, tap in self._taps:
-            if tap.gauge.traced:
-                tap.gauge.discard()
+        for gauge in self._activations:
+            if gauge.traced:
+                gauge.discard()
         self._switch.on = True
 
     def before_update(self, parameters: Collection[nn.Parameter] | None = None, scale: Tensor | None = None) -> None:
@@ -254,18 +255,14 @@ class Probe:
                 samples[f"gradient_histogram/{layer.name}"] = values if scale is None else values / scale
 
     def _take(self) -> Reading:
-        activations = [tap.gauge.take() for _, tap in self._taps]
-        self.silent = {
-            layer.name: _reason(layer, tap)
-            for (layer, tap), taken in zip(self._taps, activations, strict=True)
-            if not taken
-        }
-        gradients = [gauge.take() for gauge, _ in self._gradients]
+        activations = Taken(self._activations)
+        called = zip(self._taps, activations.contents, strict=True)
+        self.silent = {layer.name: _reason(layer, tap) for (layer, tap), content in called if content is None}
         norms = [] if self._norms is None else [self._norms.take()]
         return Reading(
-            [gauge.take() for gauge, _ in self._weights],
+            Taken([gauge for gauge, _ in self._weights]),
             activations,
-            [*gradients, *norms, *(update.take() for update in self._updates)],
+            [Taken([gauge for gauge, _ in self._gradients]), *norms, *(update.take() for update in self._updates)],
             travels=bool(self._transfers),
             divided=self._shards.divided,
         )

@@ -37,8 +37,8 @@ class Reading:
 
     def __init__(
         self,
-        weights: Sequence[Item],
-        activations: Sequence[Taken],
+        weights: Item,
+        activations: Taken,
         others: Sequence[Item],
         *,
         travels: bool,
@@ -58,8 +58,8 @@ class Reading:
                 divided among ranks are left out.
             activations: pool the activations over the ranks as well.
         """
-        items = [*self._weights, *self._activations, *self._others]
-        apart = {*self._weights, *self._others} if self._divided else set()
+        items = [self._weights, self._activations, *self._others]
+        apart = {self._weights, *self._others} if self._divided else set()
         values: dict[str, float] = {}
         if gather is None:
             for item in items:
@@ -67,7 +67,7 @@ class Reading:
                     values.update(item.values())
             return values
         if activations:
-            apart.update(self._activations)
+            apart.add(self._activations)
         over_ranks = _over_ranks([item for item in items if item in apart], gather)
         for item in items:
             values.update(item.values(over_ranks.get(item)))
@@ -75,7 +75,7 @@ class Reading:
 
     def lone(self) -> set[str]:
         """Return the tags of the activations that were a single number, and so have no variance to speak of."""
-        return {tag for item in self._activations for tag in item.lone()}
+        return self._activations.lone()
 
 
 def _over_ranks(items: Sequence[Item], gather: Gather) -> dict[Item, list[Summary]]:

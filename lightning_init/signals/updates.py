@@ -46,7 +46,7 @@ class Update:
 
     def take(self) -> Change:
         """Return what was measured, and start afresh."""
-        return Change(self._name, self._change.take(), self._size.take() if self._ratio else None)
+        return Change(self._name, Taken([self._change]), Taken([self._size]) if self._ratio else None)
 
 
 class Change:
@@ -65,14 +65,14 @@ class Change:
 
     def rows(self) -> list[Summary]:
         """Return the summaries of the change and of the weight before it."""
-        return [self._change.summary(), Summary() if self._size is None else self._size.summary()]
+        return self._change.rows() + (self._size.rows() if self._size is not None else [])
 
     def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
         """Return tag -> value."""
-        change, size = (None, None) if rows is None else rows
-        values = self._change.values(None if change is None else [change])
+        values = self._change.values(None if rows is None else rows[:1])
         changed = values.pop("change", None)
         if changed is not None and self._size is not None:
-            before = LEAN["norm"]((self._size.summary() if size is None else size).moments)
+            (size,) = self._size.rows() if rows is None else rows[1:]
+            before = LEAN["norm"](size.moments)
             values[f"update_ratio/{self._name}"] = changed / before if before else math.inf if changed else 0.0
         return values
