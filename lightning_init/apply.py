@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lightning_init._interrupts import finished_before_interrupts
 from lightning_init.assignment import Assignment, Reading, entries
 from lightning_init.placement import address, restored_on_error
 from lightning_init.plan import Plan
@@ -25,7 +27,8 @@ def apply_(plan: Plan) -> Report:
     """Write `plan` into its model and return the report.
 
     What can fail half-way (user-made initializers, parametrizations) is written first and taken back on an error;
-    the rest, which cannot fail once the plan is checked, follows in place and in parallel threads on the CPU.
+    the rest, which cannot fail once the plan is checked, follows in place and in parallel threads on the CPU. Ctrl-C
+    takes back the former and waits for the latter, so that no model is half written.
     """
     writes = [assignment for assignment in plan.assignments if assignment.initializer is not None]
     _refuse_meta(writes)
@@ -34,9 +37,11 @@ def apply_(plan: Plan) -> Report:
     certain = [assignment for assignment in writes if not _may_fail(assignment)]
     for assignment in fallible:
         list(entries(assignment, Reading()))  # the texts of others' initializers may fail too
-    with restored_on_error(assignment.place for assignment in fallible):
-        drawn = {assignment.name: _write_alone_(plan, assignment) for assignment in fallible}
-    achieved = _each(lambda assignment: _written_std_(plan, assignment), certain)
+    with ExitStack() as to_the_end:
+        with restored_on_error(assignment.place for assignment in fallible):
+            drawn = {assignment.name: _write_alone_(plan, assignment) for assignment in fallible}
+            to_the_end.enter_context(finished_before_interrupts())
+        achieved = _each(lambda assignment: _written_std_(plan, assignment), certain)
     achieved.update(_each(_achieved_std, [one for one in plan.assignments if one.name not in achieved]))
     return plan.report([Reading(achieved[a.name], drawn.get(a.name)) for a in plan.assignments])
 
@@ -155,23 +160,25 @@ _Result = TypeVar("_Result")
 
 
 def _each(action: Callable[[Assignment], _Result], assignments: Sequence[Assignment]) -> dict[str, _Result]:
-    """Return name -> `action` of each; on CPU in parallel threads, the largest first.
+    """Return name -> `action` of each, the largest first; on CPU in parallel threads.
 
     Every parameter has a generator of its own, so the order does not matter; torch releases the GIL while it fills.
     (Sharded parameters are read with collectives, whose order must be the same on every rank.)
     """
-    threads = torch.get_num_threads()
+    threads, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    largest_first = sorted(assignments, key=lambda one: -one.place.parameter.numel())
     parameters = [assignment.place.parameter for assignment in assignments]
     if threads == 1 or any(p.device.type != "cpu" or isinstance(p, DTensor) for p in parameters):
-        return {assignment.name: action(assignment) for assignment in assignments}
+        return {assignment.name: action(assignment) for assignment in largest_first}
 
     def work(assignment: Assignment) -> tuple[str, _Result]:
         torch.set_num_threads(1)  # of this thread: the parallelism is over parameters
-        return assignment.name, action(assignment)
+        with torch.inference_mode(inference):  # a setting of the thread too
+            return assignment.name, action(assignment)
 
     try:
         with ThreadPoolExecutor(threads) as pool:
-            return dict(pool.map(work, sorted(assignments, key=lambda one: -one.place.parameter.numel())))
+            return dict(pool.map(work, largest_first))
     finally:
         torch.set_num_threads(threads)
 

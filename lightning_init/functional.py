@@ -48,6 +48,7 @@ def initialize(
 
     Raises:
         TypeError, ValueError: something cannot be done; the model is then exactly as it was.
+        KeyboardInterrupt: after Ctrl-C, which waits until everything is written; a second one does not wait.
 
     >>> report = initialize(nn.Linear(1024, 1024), "he_normal", seed=0)
     >>> weight = report.to_dict()["parameters"][0]

@@ -297,3 +297,17 @@ def test_default_device_and_dtype_do_not_matter(default):
     finally:
         torch.set_default_dtype(torch.float32)
     assert same(values(model), values(reference))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_model_made_in_inference_mode_is_initialized_there(threads):
+    expected, before = mlp(3, 4, 5), torch.get_num_threads()
+    initialize(expected, "orthogonal", seed=0)
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            model = mlp(3, 4, 5)
+            initialize(model, "orthogonal", seed=0)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
