@@ -209,7 +209,11 @@ class _Planner:
 
     def _layout(self, place: Place) -> Layout | None:
         layout = fans_module.layout(place.module, place.leaf, place.shape)
-        return torch_layout(place.shape) if layout is not None and self.fans == "torch" else layout
+        if layout is None:
+            return None
+        rows = (module.padding_idx for module in place.users if isinstance(module, (nn.Embedding, nn.EmbeddingBag)))
+        padding_row = next((row for row in (layout.padding_row, *rows) if row is not None), None)
+        return replace(torch_layout(place.shape) if self.fans == "torch" else layout, padding_row=padding_row)
 
 
 def _open_forget_gate(zeros: Assignment) -> Assignment:

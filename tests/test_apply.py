@@ -143,6 +143,18 @@ def test_the_padding_row_stays_zero_and_is_not_counted():
     assert report.entries[0].achieved_std == pytest.approx(1, rel=0.02)
 
 
+@pytest.mark.parametrize("fans", ["module", "torch"])
+def test_the_padding_row_stays_zero_behind_a_tied_weight_and_under_the_fans_of_torch(fans):
+    model = nn.ModuleDict({"head": nn.Linear(6, 9, bias=False), "table": nn.Embedding(9, 6, padding_idx=4)})
+    model["table"].weight = model["head"].weight
+    (entry,) = initialize(model, "normal", seed=0, fans=fans).entries
+    assert model["table"].weight.eq(0).all(dim=1).nonzero().tolist() == [[4]]
+    assert (entry.fan_in, entry.fan_out) == (6, 9)
+    alone = nn.Embedding(9, 6, padding_idx=4)
+    initialize(alone, "normal", seed=0, fans=fans)
+    assert alone.weight.eq(0).all(dim=1).nonzero().tolist() == [[4]]
+
+
 @pytest.mark.parametrize("name", ["xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "orthogonal"])
 @pytest.mark.parametrize(
     "module",

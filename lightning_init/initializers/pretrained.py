@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -135,7 +134,9 @@ class Pretrained(Initializer):
 def _load(path: Path, _modified: int) -> StateDict:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # other files' bytes make the unpickler raise anything: KeyError, struct.error, ...
         raise ValueError(f"source: {str(path)!r} is no file of tensors that torch.load can read safely") from error
     return _tensors(loaded, str(path))
 
@@ -145,5 +146,8 @@ def _tensors(loaded: object, what: str) -> StateDict:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not any(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"{what} must hold a state dict (names to tensors), got {type(loaded).__name__}")
+        found = type(loaded).__name__
+        if isinstance(loaded, Mapping):
+            found += f" of {', '.join(map(str, list(loaded)[:5])) or 'nothing'}; if one of these holds it, pass that"
+        raise ValueError(f"{what} must hold a state dict (names to tensors), got {found}")
     return loaded

@@ -57,7 +57,7 @@ def test_a_prefix_in_the_file_is_understood(trained):
             r"backbone.3.weight .*the pretrained '3.weight' is torch.complex64, which torch.float32 cannot hold",
         ),
         (lambda s: {**s, "3.weight": s["3.weight"].to_sparse()}, r"3.weight.*'3.weight' must be a dense tensor"),
-        (lambda s: {"epoch": 3}, "must hold a state dict"),
+        (lambda s: {"epoch": 3, "model": s}, "must hold .* got dict of epoch, model; if one of these holds"),
         (lambda s: "nowhere.pt", "there is no file 'nowhere.pt'"),
     ],
 )
@@ -67,3 +67,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(trained, change
     with pytest.raises(ValueError, match=message):
         initialize(module, "zeros", rules={"backbone.*": Pretrained(change(trained), into="backbone")})
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"Z", b"\x80\x02c__main__\nx\n.", bytes(range(256)) * 10])
+def test_a_file_of_something_else_is_refused_by_its_name(tmp_path, trained, content):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights.pt' is no file of tensors that torch.load can read safely"):
+        initialize(model(), "zeros", rules={"backbone.*": Pretrained(path, into="backbone")})
