@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_init._interrupts import finished_before_interrupts
 from lightning_init.assignment import Assignment, Reading, entries
+from lightning_init.initializers.pretrained import Given
 from lightning_init.placement import address, restored_on_error
 from lightning_init.plan import Plan
 from lightning_init.report import Report
@@ -33,6 +34,7 @@ def apply_(plan: Plan) -> Report:
     writes = [assignment for assignment in plan.assignments if assignment.initializer is not None]
     _refuse_meta(writes)
     _refuse_unwritable(writes)
+    _refuse_sources(writes)
     fallible = [assignment for assignment in writes if _may_fail(assignment)]
     certain = [assignment for assignment in writes if not _may_fail(assignment)]
     for assignment in fallible:
@@ -67,6 +69,19 @@ def _refuse_overlap(stored: Sequence[tuple[str, Tensor]]) -> None:
     for (device, start, size, name), (other_device, other_start, _, other) in pairwise(spans):
         if device == other_device and other_start < start + size:
             raise ValueError(f"{name} and {other} share a part of their memory; keep one of them with None in rules")
+
+
+def _refuse_sources(writes: Sequence[Assignment]) -> None:
+    """Raise ValueError if pretrained values are parameters that are written too: which comes first is chance."""
+    written = {address(p): name for assignment in writes for name, p in assignment.place.stored.items() if address(p)}
+    for assignment in writes:
+        if isinstance(assignment.initializer, Given):
+            source = written.get(address(assignment.initializer.value))
+            if source is not None and source not in assignment.place.stored:
+                raise ValueError(
+                    f"the pretrained values of {assignment.name} are the memory of {source}, which is initialized too; "
+                    "give Pretrained a copy (copy.deepcopy of the state dict)"
+                )
 
 
 def _refuse_memory(name: str, parameter: Tensor) -> None:
@@ -187,10 +202,13 @@ def _each(action: Callable[[Assignment], _Result], assignments: Sequence[Assignm
 
 
 def _achieved_std(assignment: Assignment) -> float | None:
-    """Return the population std of the effective value (without a padding row); None if it has none."""
+    """Return the population std of the effective value (without a padding row); None without one to be read."""
     if any(parameter.is_meta for parameter in assignment.place.stored.values()):
         return None
-    value = assignment.place.read()
+    try:
+        value = assignment.place.read()
+    except NotImplementedError:  # a kept one; what is written was read before
+        return None
     if value.layout != torch.strided or not _takes_values(value.dtype, value.device):
         return None
     if isinstance(value, DTensor):

@@ -144,11 +144,10 @@ class _Planner:
 
     def _addresses(self, rule: Rule, place: Place) -> bool:
         """Return whether `rule`, which matches `place`, speaks of it (see `Rule`)."""
-        role = role_of(place)
-        if rule.initializer is None or role == "weight" or rule.names_parameter(place):
+        if rule.initializer is None or rule.names_parameter(place):
             return True
-        initializer = initializers.get(rule.initializer)
-        return initializer.complete or (initializer.constant and role in ("bias", "unknown"))
+        role, initializer = role_of(place), initializers.get(rule.initializer)
+        return role == "weight" or initializer.complete or (initializer.constant and role in ("bias", "unknown"))
 
     def _by_rule(self, place: Place, rule: Rule) -> Assignment:
         if rule.initializer is None:

@@ -11,6 +11,7 @@ from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_init._suggest import closest
 from lightning_init.fans import Fans, Layout, Shape
@@ -34,8 +35,10 @@ class Given(Initializer):
             raise ValueError(
                 f"the pretrained {self.key!r} must be a tensor with memory, got {type(self.value).__name__}"
             )
-        if self.value.layout != torch.strided or self.value.is_quantized:
-            raise ValueError(f"the pretrained {self.key!r} must be a dense tensor of numbers, got {self.value.type()}")
+        sharded = isinstance(self.value, DTensor)
+        if sharded or self.value.layout != torch.strided or self.value.is_quantized:
+            found = "a sharded one (see DTensor.full_tensor)" if sharded else self.value.type()
+            raise ValueError(f"the pretrained {self.key!r} must be a dense tensor of numbers, got {found}")
         if tuple(shape) != tuple(self.value.shape):
             raise ValueError(f"the pretrained {self.key!r} has shape {tuple(self.value.shape)}, not {tuple(shape)}")
 
