@@ -42,7 +42,7 @@ def initialize(
         bias: initializer of biases; an LSTM's forget gate gets 1 with `"zeros"`. None keeps them.
         frozen: `"skip"` leaves parameters with `requires_grad=False` as they are; `"initialize"` does not.
         seed: of private generators keyed by parameter name; None derives it from the global seed. The global random
-            stream is never advanced.
+            stream is never advanced, so a second model gets the same values: members of an ensemble want a seed each.
         strict: raise if a parameter would be left at its default because nothing knows it.
         fans: `"torch"` reads fan_in and fan_out off the tensor, as torch.nn.init does, instead of off the module.
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import threading
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from modelling import mlp, same, values
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from lightning_init import initialize
+from lightning_init import apply, initialize
 from lightning_init.apply import apply_
 from lightning_init.fans import Block, Fans, Layout
 from lightning_init.initializers import Pretrained
@@ -96,12 +97,30 @@ def test_the_number_of_threads_does_not_matter(name):
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            models.append(mlp(300, 200, 100, 200))
+            models.append(mlp(300, 300, 300, 20))  # large and small ones
             initialize(models[-1], name, seed=0)
             assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(threads)
     assert same(values(models[0]), values(models[1]))
+
+
+def test_threads_are_for_large_parameters_only(monkeypatch):
+    """Two threads that write small ones wait for the GIL longer than they work."""
+    workers, write_, threads = set(), apply._write_, torch.get_num_threads()
+
+    def seen_(plan, assignment):
+        if threading.current_thread() is not threading.main_thread():
+            workers.add(assignment.name)
+        return write_(plan, assignment)
+
+    monkeypatch.setattr(apply, "_write_", seen_)
+    torch.set_num_threads(2)
+    try:
+        initialize(mlp(300, 300, 20), "normal", seed=0)
+    finally:
+        torch.set_num_threads(threads)
+    assert workers == {"0.weight"}
 
 
 def test_compilation_and_weight_norm_do_not_change_the_values():
@@ -313,12 +332,12 @@ def test_default_device_and_dtype_do_not_matter(default):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_model_made_in_inference_mode_is_initialized_there(threads):
-    expected, before = mlp(3, 4, 5), torch.get_num_threads()
+    expected, before = mlp(300, 300, 5), torch.get_num_threads()
     initialize(expected, "orthogonal", seed=0)
     torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
-            model = mlp(3, 4, 5)
+            model = mlp(300, 300, 5)
             initialize(model, "orthogonal", seed=0)
     finally:
         torch.set_num_threads(before)
