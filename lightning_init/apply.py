@@ -179,6 +179,7 @@ def _each(action: Callable[[Assignment], _Result], assignments: Sequence[Assignm
     """Return name -> `action` of each, the largest first; on CPU in parallel threads, where that is worth it.
 
     Every parameter has a generator of its own, so the order does not matter; torch releases the GIL while it fills.
+    The largest need most memory beside them: if that runs out, then before others are written.
     Small ones are not worth it: two threads would wait for the GIL, up to 5 ms each time, longer than they work.
     (Sharded parameters are read with collectives, whose order must be the same on every rank.)
     """
