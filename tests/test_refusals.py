@@ -113,10 +113,10 @@ def test_a_failure_leaves_memory_shared():
 def test_memory_runs_out_at_the_largest_parameter_first_and_nothing_is_written(monkeypatch):
     empty = torch.empty
 
-    def scarce(shape, **options):
-        if torch.Size(shape).numel() > 1000:
+    def scarce(*shape, **options):
+        if empty(*shape, device="meta").numel() > 1000:
             raise torch.OutOfMemoryError("out of memory")
-        return empty(shape, **options)
+        return empty(*shape, **options)
 
     model = mlp(5, 6, 200).bfloat16()  # drawn in float32 beside the parameter
     before = values(model)
