@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import threading
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 from lightning_init import apply, initialize
 from lightning_init.apply import apply_
 from lightning_init.fans import Block, Fans, Layout
-from lightning_init.initializers import Pretrained
+from lightning_init.initializers import Initializer, Pretrained
 from lightning_init.plan import make_plan
 from lightning_init.rules import Rule
 
@@ -342,3 +343,37 @@ def test_a_model_made_in_inference_mode_is_initialized_there(threads):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+
+
+@dataclass(frozen=True)
+class SaysOne(Initializer):
+    """Aims at a std of 1, and draws another."""
+
+    drawn: float = 1.0
+
+    def target_std(self, shape, fans):
+        return 1.0
+
+    def fill_(self, block, fans, generator):
+        block.normal_(0, self.drawn, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "remark"),
+    [
+        (1.0, ""),
+        (2.0, "; SaysOne.target_std says 1, and its values have 2."),
+        (math.inf, "; not all are finite"),
+    ],
+)
+def test_a_target_that_the_values_do_not_have_is_said(drawn, remark):
+    (entry, _) = initialize(nn.Linear(100, 100), SaysOne(drawn), seed=0).entries
+    assert entry.why.startswith("Linear weight" + remark)
+    assert bool(remark) == (";" in entry.why)
+
+
+@pytest.mark.parametrize("name", ["sparse", "normal", "orthogonal", "he_uniform", "ones", "keras_truncated_normal"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chance_is_no_missed_target(name, dtype):
+    for seed in range(30):
+        assert initialize(nn.Linear(30, 20, dtype=dtype), name, seed=seed).entries[0].why == "Linear weight"
