@@ -97,8 +97,8 @@ def _remarks(assignment: Assignment, reading: Reading) -> str:
         drawn, achieved = reading.drawn_std, reading.achieved_std
         if drawn is not None and achieved is not None and not math.isclose(drawn, achieved, rel_tol=0.01):
             remarks.append(f"which turns the drawn std {drawn:.4g} into {achieved:.4g}")
-    elif assignment.initializer is not None and place.parameter.dtype not in _PRECISE:
-        remarks.extend(_rounding(assignment.target_std, reading.achieved_std, place.parameter))
+    elif assignment.initializer is not None:
+        remarks.extend(_missed(assignment.initializer, assignment.target_std, reading.achieved_std, place.parameter))
     return "".join(f"; {remark}" for remark in remarks)
 
 
@@ -106,12 +106,16 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the text of functions without
 _PRECISE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
-def _rounding(target: float | None, achieved: float | None, parameter: Tensor) -> Iterator[str]:
-    """Yield what a narrow type made of the values, where that is more than chance and rounding."""
+def _missed(initializer: Initializer, target: float | None, achieved: float | None, parameter: Tensor) -> Iterator[str]:
+    """Yield how the target was missed, by more than chance and rounding, and why: a narrow type, or a wrong target."""
     if target is None or parameter.numel() == 0 or parameter.is_meta:
         return
-    noise = 5 / math.sqrt(parameter.numel()) + 0.01
+    noise = (5 if initializer.elementwise else 20) / math.sqrt(parameter.numel()) + 0.01
+    narrow = parameter.dtype not in _PRECISE
     if achieved is None:
-        yield f"the values do not fit into {parameter.dtype}: some are not finite"
-    elif abs(achieved - target) > noise * target:
-        yield f"{parameter.dtype} cannot hold the std {target:.4g}: it became {achieved:.4g}"
+        yield f"the values do not fit into {parameter.dtype}: some are not finite" if narrow else "not all are finite"
+    elif target and abs(achieved - target) > noise * target:
+        if narrow:
+            yield f"{parameter.dtype} cannot hold the std {target:.4g}: it became {achieved:.4g}"
+        else:
+            yield f"{type(initializer).__name__}.target_std says {target:.4g}, and its values have {achieved:.4g}"

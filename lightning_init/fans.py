@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from numbers import Integral, Real
+from types import NoneType
 from typing import Literal, TypeAlias, TypeVar
 
 from torch import Tensor, nn
@@ -169,6 +170,9 @@ def layout(module: nn.Module, parameter_name: str, shape: Shape) -> Layout | Non
         parameter_name: the effective name in the module (`weight`, also where it is parametrized).
         shape: shape of the effective weight.
 
+    Raises:
+        TypeError: a registered function returns something else.
+
     >>> layout(nn.ConvTranspose2d(64, 32, 4, stride=2), "weight", (64, 32, 4, 4)).fans
     Fans(fan_in=256.0, fan_out=512)
     >>> [block.name for block in layout(nn.LSTM(8, 16), "weight_hh_l0", (64, 16)).blocks]
@@ -177,6 +181,11 @@ def layout(module: nn.Module, parameter_name: str, shape: Shape) -> Layout | Non
     for base in type(module).__mro__:
         if base in _REGISTRY:
             found = _REGISTRY[base](module, parameter_name, shape)
+            if not isinstance(found, (Fans, Layout, NoneType)):
+                raise TypeError(
+                    f"the function registered for {base.__name__} must return Fans, a Layout or None, got {found!r} "
+                    f"for {parameter_name} {tuple(shape)}"
+                )
             return Layout((Block(shape[0], found),)) if isinstance(found, Fans) else found
     return None
 

@@ -42,12 +42,13 @@ def initialize(
         bias: initializer of biases; an LSTM's forget gate gets 1 with `"zeros"`. None keeps them.
         frozen: `"skip"` leaves parameters with `requires_grad=False` as they are; `"initialize"` does not.
         seed: of private generators keyed by parameter name; None derives it from the global seed. The global random
-            stream is never advanced.
+            stream is never advanced, so a second model gets the same values: members of an ensemble want a seed each.
         strict: raise if a parameter would be left at its default because nothing knows it.
         fans: `"torch"` reads fan_in and fan_out off the tensor, as torch.nn.init does, instead of off the module.
 
     Raises:
         TypeError, ValueError: something cannot be done; the model is then exactly as it was.
+        KeyboardInterrupt: after Ctrl-C, which waits until everything is written; a second one does not wait.
 
     >>> report = initialize(nn.Linear(1024, 1024), "he_normal", seed=0)
     >>> weight = report.to_dict()["parameters"][0]

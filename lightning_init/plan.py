@@ -144,11 +144,10 @@ class _Planner:
 
     def _addresses(self, rule: Rule, place: Place) -> bool:
         """Return whether `rule`, which matches `place`, speaks of it (see `Rule`)."""
-        role = role_of(place)
-        if rule.initializer is None or role == "weight" or rule.names_parameter(place):
+        if rule.initializer is None or rule.names_parameter(place):
             return True
-        initializer = initializers.get(rule.initializer)
-        return initializer.complete or (initializer.constant and role in ("bias", "unknown"))
+        role, initializer = role_of(place), initializers.get(rule.initializer)
+        return role == "weight" or initializer.complete or (initializer.constant and role in ("bias", "unknown"))
 
     def _by_rule(self, place: Place, rule: Rule) -> Assignment:
         if rule.initializer is None:
@@ -209,7 +208,11 @@ class _Planner:
 
     def _layout(self, place: Place) -> Layout | None:
         layout = fans_module.layout(place.module, place.leaf, place.shape)
-        return torch_layout(place.shape) if layout is not None and self.fans == "torch" else layout
+        if layout is None:
+            return None
+        rows = (module.padding_idx for module in place.users if isinstance(module, (nn.Embedding, nn.EmbeddingBag)))
+        padding_row = next((row for row in (layout.padding_row, *rows) if row is not None), None)
+        return replace(torch_layout(place.shape) if self.fans == "torch" else layout, padding_row=padding_row)
 
 
 def _open_forget_gate(zeros: Assignment) -> Assignment:

@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import threading
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -10,10 +12,10 @@ from modelling import mlp, same, values
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from lightning_init import initialize
+from lightning_init import apply, initialize
 from lightning_init.apply import apply_
 from lightning_init.fans import Block, Fans, Layout
-from lightning_init.initializers import Pretrained
+from lightning_init.initializers import Initializer, Pretrained
 from lightning_init.plan import make_plan
 from lightning_init.rules import Rule
 
@@ -96,12 +98,30 @@ def test_the_number_of_threads_does_not_matter(name):
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            models.append(mlp(300, 200, 100, 200))
+            models.append(mlp(300, 300, 300, 20))  # large and small ones
             initialize(models[-1], name, seed=0)
             assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(threads)
     assert same(values(models[0]), values(models[1]))
+
+
+def test_threads_are_for_large_parameters_only(monkeypatch):
+    """Two threads that write small ones wait for the GIL longer than they work."""
+    workers, write_, threads = set(), apply._write_, torch.get_num_threads()
+
+    def seen_(plan, assignment):
+        if threading.current_thread() is not threading.main_thread():
+            workers.add(assignment.name)
+        return write_(plan, assignment)
+
+    monkeypatch.setattr(apply, "_write_", seen_)
+    torch.set_num_threads(2)
+    try:
+        initialize(mlp(300, 300, 20), "normal", seed=0)
+    finally:
+        torch.set_num_threads(threads)
+    assert workers == {"0.weight"}
 
 
 def test_compilation_and_weight_norm_do_not_change_the_values():
@@ -141,6 +161,18 @@ def test_the_padding_row_stays_zero_and_is_not_counted():
     report = initialize(model, "normal", seed=0)
     assert torch.equal(model.weight[4], torch.zeros(200))
     assert report.entries[0].achieved_std == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("fans", ["module", "torch"])
+def test_the_padding_row_stays_zero_behind_a_tied_weight_and_under_the_fans_of_torch(fans):
+    model = nn.ModuleDict({"head": nn.Linear(6, 9, bias=False), "table": nn.Embedding(9, 6, padding_idx=4)})
+    model["table"].weight = model["head"].weight
+    (entry,) = initialize(model, "normal", seed=0, fans=fans).entries
+    assert model["table"].weight.eq(0).all(dim=1).nonzero().tolist() == [[4]]
+    assert (entry.fan_in, entry.fan_out) == (6, 9)
+    alone = nn.Embedding(9, 6, padding_idx=4)
+    initialize(alone, "normal", seed=0, fans=fans)
+    assert alone.weight.eq(0).all(dim=1).nonzero().tolist() == [[4]]
 
 
 @pytest.mark.parametrize("name", ["xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "orthogonal"])
@@ -297,3 +329,51 @@ def test_default_device_and_dtype_do_not_matter(default):
     finally:
         torch.set_default_dtype(torch.float32)
     assert same(values(model), values(reference))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_model_made_in_inference_mode_is_initialized_there(threads):
+    expected, before = mlp(300, 300, 5), torch.get_num_threads()
+    initialize(expected, "orthogonal", seed=0)
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            model = mlp(300, 300, 5)
+            initialize(model, "orthogonal", seed=0)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+
+
+@dataclass(frozen=True)
+class SaysOne(Initializer):
+    """Aims at a std of 1, and draws another."""
+
+    drawn: float = 1.0
+
+    def target_std(self, shape, fans):
+        return 1.0
+
+    def fill_(self, block, fans, generator):
+        block.normal_(0, self.drawn, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "remark"),
+    [
+        (1.0, ""),
+        (2.0, "; SaysOne.target_std says 1, and its values have 2."),
+        (math.inf, "; not all are finite"),
+    ],
+)
+def test_a_target_that_the_values_do_not_have_is_said(drawn, remark):
+    (entry, _) = initialize(nn.Linear(100, 100), SaysOne(drawn), seed=0).entries
+    assert entry.why.startswith("Linear weight" + remark)
+    assert bool(remark) == (";" in entry.why)
+
+
+@pytest.mark.parametrize("name", ["sparse", "normal", "orthogonal", "he_uniform", "ones", "keras_truncated_normal"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chance_is_no_missed_target(name, dtype):
+    for seed in range(30):
+        assert initialize(nn.Linear(30, 20, dtype=dtype), name, seed=seed).entries[0].why == "Linear weight"

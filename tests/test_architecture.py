@@ -12,7 +12,7 @@ import lightning_init
 PACKAGE = Path(lightning_init.__file__).parent
 # Each may import what stands in the layers before it, and its own.
 LAYERS = [
-    {"_suggest", "_names", "_running"},
+    {"_suggest", "_names", "_running", "_interrupts"},
     {"nonlinearities", "_evaluation", "_quadrature", "_roots"},
     {"fans", "gains"},
     {"mean_field"},

@@ -211,6 +211,16 @@ def test_only_module_classes_can_be_registered(wrong):
         fans.register(nn.Linear, wrong)
 
 
+@pytest.mark.parametrize("wrong", [(3, 5), 3, "fan_in"])
+def test_what_a_registered_function_may_return(wrong):
+    class Own(nn.Module):
+        pass
+
+    fans.register(Own)(lambda module, name, shape: wrong)
+    with pytest.raises(TypeError, match=r"registered for Own must return Fans, a Layout or None, got .* for kernel"):
+        layout(Own(), "kernel", (3, 5))
+
+
 def test_views_are_canonical_and_cover_the_parameter():
     module = nn.ConvTranspose2d(6, 8, 3, groups=2)
     found = of(module)

@@ -258,3 +258,26 @@ def test_hooks_around_hooks_are_refused_by_name():
     model = nn.Sequential(nn.utils.spectral_norm(nn.utils.weight_norm(nn.Linear(4, 4)), "weight_v"))
     with pytest.raises(NotImplementedError, match=r"0\.weight is computed by hooks around hooks"):
         places(model)
+
+
+def test_what_computes_a_weight_may_fail_and_is_named():
+    class Fails(nn.Module):
+        ready = True
+
+        def forward(self, original):
+            if not self.ready:
+                raise RuntimeError("not ready")
+            return original
+
+        def right_inverse(self, value):
+            return value
+
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    parametrize.register_parametrization(model[1], "weight", Fails())
+    Fails.ready = False
+    before = model[0].weight.clone()
+    with pytest.raises(NotImplementedError, match=r"1.weight is computed by .*, which fails \(not ready"):
+        initialize(model, "he_normal")
+    assert torch.equal(model[0].weight, before)
+    report = initialize(model, "he_normal", rules={"1.weight": None})
+    assert [entry.achieved_std is None for entry in report.entries if entry.initializer is None] == [True]

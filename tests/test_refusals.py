@@ -110,6 +110,22 @@ def test_a_failure_leaves_memory_shared():
     assert model.weight.is_shared()
 
 
+def test_memory_runs_out_at_the_largest_parameter_first_and_nothing_is_written(monkeypatch):
+    empty = torch.empty
+
+    def scarce(*shape, **options):
+        if empty(*shape, device="meta").numel() > 1000:
+            raise torch.OutOfMemoryError("out of memory")
+        return empty(*shape, **options)
+
+    model = mlp(5, 6, 200).bfloat16()  # drawn in float32 beside the parameter
+    before = values(model)
+    monkeypatch.setattr(torch, "empty", scarce)
+    with pytest.raises(torch.OutOfMemoryError, match=r"2.weight \(200, 6\): out of memory"):
+        initialize(model, "normal", seed=0)
+    assert same(before, values(model))
+
+
 @OLD_NORMS
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, nn.utils.weight_norm])
 def test_a_value_that_a_norm_turns_into_nan_is_refused(norm):

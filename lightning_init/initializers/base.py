@@ -51,7 +51,10 @@ class Initializer(ABC):
         """Raise ValueError if this initializer cannot fill a parameter of `shape` and `layout`."""
         if layout is None:
             if self.needs_layout:
-                raise ValueError(f"{self} needs fan_in and fan_out, and they are not known for this parameter")
+                raise ValueError(
+                    f"{self} needs fan_in and fan_out, and they are not known for this parameter; if it is a weight, "
+                    "tell them by Rule(fans=Fans(...)) or lightning_init.fans.register"
+                )
         elif [sum(block.rows for block in layout.blocks)] != list(shape[:1]):
             rows = ", ".join(str(block.rows) for block in layout.blocks)
             raise ValueError(f"the blocks of the layout ({rows} rows) do not add up to shape {tuple(shape)}")

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_init._suggest import closest
 from lightning_init.fans import Fans, Layout, Shape
@@ -35,8 +35,10 @@ class Given(Initializer):
             raise ValueError(
                 f"the pretrained {self.key!r} must be a tensor with memory, got {type(self.value).__name__}"
             )
-        if self.value.layout != torch.strided or self.value.is_quantized:
-            raise ValueError(f"the pretrained {self.key!r} must be a dense tensor of numbers, got {self.value.type()}")
+        sharded = isinstance(self.value, DTensor)
+        if sharded or self.value.layout != torch.strided or self.value.is_quantized:
+            found = "a sharded one (see DTensor.full_tensor)" if sharded else self.value.type()
+            raise ValueError(f"the pretrained {self.key!r} must be a dense tensor of numbers, got {found}")
         if tuple(shape) != tuple(self.value.shape):
             raise ValueError(f"the pretrained {self.key!r} has shape {tuple(self.value.shape)}, not {tuple(shape)}")
 
@@ -135,7 +137,9 @@ class Pretrained(Initializer):
 def _load(path: Path, _modified: int) -> StateDict:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # other files' bytes make the unpickler raise anything: KeyError, struct.error, ...
         raise ValueError(f"source: {str(path)!r} is no file of tensors that torch.load can read safely") from error
     return _tensors(loaded, str(path))
 
@@ -145,5 +149,8 @@ def _tensors(loaded: object, what: str) -> StateDict:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not any(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"{what} must hold a state dict (names to tensors), got {type(loaded).__name__}")
+        found = type(loaded).__name__
+        if isinstance(loaded, Mapping):
+            found += f" of {', '.join(map(str, list(loaded)[:5])) or 'nothing'}; if one of these holds it, pass that"
+        raise ValueError(f"{what} must hold a state dict (names to tensors), got {found}")
     return loaded

@@ -27,8 +27,18 @@ class _Computed(Place):
         return self.read().shape
 
     def read(self) -> Tensor:
+        """Return the effective value, detached.
+
+        Raises:
+            NotImplementedError: what computes it fails, as torch's orthogonal and spectral_norm do on DTensors.
+        """
         with torch.no_grad():
-            value: Tensor = getattr(self.module, self.leaf)
+            try:
+                value: Tensor = getattr(self.module, self.leaf)
+            except Exception as error:
+                raise NotImplementedError(
+                    f"{self.name} is computed by its {self.kind}, which fails ({error}); keep it with None in rules"
+                ) from error
             return value.detach()
 
     def _modules(self) -> Iterator[nn.Module]:

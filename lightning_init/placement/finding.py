@@ -36,12 +36,13 @@ def places(model: nn.Module) -> list[Place]:
             tied = {stored: home[id(parameter)] for stored, parameter in place.stored.items() if id(parameter) in home}
             rest = {stored: parameter for stored, parameter in place.stored.items() if stored not in tied}
             for stored, name in tied.items():
-                alias = stored if rest else place.name
-                if alias not in found[name].names:
-                    found[name] = replace(found[name], also=(*found[name].also, alias))
-                if not rest and _refers(found[name], place):
-                    first = found[name]
-                    found[name] = replace(place, stored=first.stored, also=first.also, alias=first.name)
+                alias, first = stored if rest else place.name, found[name]
+                if alias not in first.names:
+                    users = (*first.users, module) if place.kind == "direct" else first.users
+                    first = replace(first, also=(*first.also, alias), users=users)
+                if not rest and _refers(first, place):
+                    first = replace(place, stored=first.stored, also=first.also, alias=first.name, users=first.users)
+                found[name] = first
             if rest:
                 full = join(raw_name, place.leaf)
                 if place.name in found:

@@ -26,6 +26,7 @@ class Place:
         also: other full names under which the same parameter is found (tied parameters).
         tied_to: name of the place that another part of the same value belongs to; this one must not be written.
         alias: the name that comes first, where a module that only refers to the parameter comes before its owner.
+        users: other modules that use the same parameter as it is stored.
     """
 
     module_name: str
@@ -35,6 +36,7 @@ class Place:
     also: tuple[str, ...] = ()
     tied_to: str = ""
     alias: str = ""
+    users: tuple[nn.Module, ...] = field(default=(), compare=False)
 
     kind = "direct"
 
