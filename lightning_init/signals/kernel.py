@@ -60,7 +60,7 @@ def _compile() -> Kernel:
 
     @intrinsic
     def pointer(typing: Any, address: Any) -> Any:  # noqa: ANN401 (Numba's own types)
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ANN401
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ANN401 (the same)
             del signature
             return builder.inttoptr(values[0], context.get_value_type(floats))
 
