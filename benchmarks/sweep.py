@@ -37,7 +37,7 @@ def timed(*arguments: str, cwd: str) -> tuple[float, str]:
 
 
 def sweep(*overrides: str) -> dict[str, float]:
-    """Return seconds by the clock of a sweep and of each part of it, and seconds of CPU, its own and those of others."""
+    """Return seconds by the clock of a sweep and of each of its parts, and seconds of CPU: its own and of others."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-u", "-m", "examples.train", "-m", *overrides]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
