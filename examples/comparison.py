@@ -12,7 +12,7 @@ import pandas as pd
 from examples import remarks, statistics
 from examples import runs as runs_
 from examples import settings as settings_
-from examples.errors import UsageError, unknown
+from examples.errors import check_target, unknown
 from examples.runs import FIXED
 from examples.settings import Setting
 from examples.statistics import Interval
@@ -74,12 +74,6 @@ def compare(directories: Iterable[Path], *, baseline: str | None = None, target:
     notes = found.notes + remarks.remarks(settings, keys)
     overall = _overall(settings, baseline)
     return Comparison(runs_.table(found.runs), settings, keys, pd.DataFrame(rows), overall, target, baseline, notes)
-
-
-def check_target(target: float | None) -> None:
-    """Raise UsageError for a target that is no accuracy; None is one that is chosen later."""
-    if target is not None and not 0 < target <= 1:
-        raise UsageError(f"target={target} is impossible: an accuracy is a fraction in (0, 1]")
 
 
 def _target(settings: Sequence[Setting]) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +14,8 @@ from hydra.experimental.callback import Callback
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
-from examples import arguments, progress
-from examples.errors import UsageError
+from examples import arguments, launch, progress
+from examples.errors import UsageError, check_target
 
 
 class SweepCallback(Callback):
@@ -29,8 +31,6 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Say where the runs go and how to take up an interrupted sweep; refuse a target that the end would refuse."""
-        from examples.comparison import check_target  # here, as below: each job has these callbacks, and needs neither
-
         try:
             check_target(self.options["target"])
         except UsageError as error:
@@ -39,12 +39,15 @@ class SweepCallback(Callback):
         total, swept = _extent(config)
         progress.plan(sweep, total, swept)
         print(f"{total} runs into {sweep}  (interrupted? repeat the command with hydra.sweep.dir={sweep})", flush=True)
+        if launch.has_processes(config.hydra.launcher):  # this one only waits for them, and can import meanwhile
+            threading.Thread(target=importlib.import_module, args=("examples.compare",)).start()
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Write and print the comparison; end with an error if no run came through."""
         sweep = Path(config.hydra.sweep.dir)
         try:
-            _conclude(config, sweep, self.options)
+            with launch.processes(config.hydra.launcher):
+                _conclude(config, sweep, self.options)
         except UsageError as error:
             raise SystemExit(f"error: {error}") from None
         except Exception:  # noqa: BLE001  Hydra would turn it into a warning and exit code 0
@@ -53,7 +56,7 @@ class SweepCallback(Callback):
 
 
 def _conclude(config: DictConfig, sweep: Path, options: Mapping[str, Any]) -> None:
-    from examples import compare
+    from examples import compare  # here: each job has these callbacks, and does not need it
 
     try:
         comparison, files = compare.write([sweep], **options)

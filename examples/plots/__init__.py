@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
+from joblib import Parallel, delayed
 from matplotlib.figure import Figure
 
 from examples import files
@@ -29,23 +30,27 @@ FORMATS = {"png": {}, "svg": {"metadata": {"Date": None}}}  # without a date: eq
 def draw(comparison: Comparison, directory: Path) -> list[Path]:
     """Draw everything that the comparison has data for into `directory`; return the PNG files, an SVG beside each.
 
-    Pictures of an earlier comparison that this one has no data for are removed.
+    Pictures of an earlier comparison that this one has no data for are removed. `joblib.parallel_config` tells how many
+    are drawn at once; one, unless it is used.
     """
-    drawn = []
-    for name, kind in KINDS.items():
-        figure = kind(comparison)
-        if figure is not None:  # the layout takes longest: once for both files
-            figure.get_layout_engine().execute(figure)
-            figure.set_layout_engine()  # none at all; with "none" each file would be drawn twice
-        for suffix, options in FORMATS.items():
-            path = directory / f"{name}.{suffix}"
-            if figure is None:
-                path.unlink(missing_ok=True)
-                continue
-            buffer = io.BytesIO()
-            with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-                figure.savefig(buffer, format=suffix, **options)
-            files.write(path, buffer.getvalue())
-        if figure is not None:
-            drawn.append(directory / f"{name}.png")
-    return drawn
+    names = list(KINDS)[::-1]  # the heat maps take longest
+    drawn = Parallel(batch_size=1)(delayed(_draw)(name, comparison, directory) for name in names)
+    return [directory / f"{name}.png" for name, any_data in zip(names, drawn, strict=True) if any_data][::-1]
+
+
+def _draw(name: str, comparison: Comparison, directory: Path) -> bool:
+    """Write picture `name` in all formats, or remove it; return whether there were data for it."""
+    figure = KINDS[name](comparison)
+    if figure is not None:  # the layout takes longest: once for both files
+        figure.get_layout_engine().execute(figure)
+        figure.set_layout_engine()  # none at all; with "none" each file would be drawn twice
+    for suffix, options in FORMATS.items():
+        path = directory / f"{name}.{suffix}"
+        if figure is None:
+            path.unlink(missing_ok=True)
+            continue
+        buffer = io.BytesIO()
+        with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+            figure.savefig(buffer, format=suffix, **options)
+        files.write(path, buffer.getvalue())
+    return figure is not None

@@ -48,6 +48,7 @@ def _draw(axis: Axes, settings: list[Setting], signal: str, when: str, looks: di
     profiles = {setting.line: rows for setting in settings if (rows := setting.profile(when, signal)) is not None}
     positive = np.concatenate([rows[np.isfinite(rows) & (rows > 0)] for rows in profiles.values()])
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(style.power)
     axis.minorticks_off()
     if positive.size == 0:
         axis.text(0.5, 0.5, "exactly 0 everywhere", transform=axis.transAxes, ha="center", color=style.GREY)

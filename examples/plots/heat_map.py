@@ -28,18 +28,26 @@ def figure(comparison: Comparison) -> Figure | None:
     if not grids:
         return None
     picture, axes = style.grid(2 * len(grids), columns=2, width=5.0, height=2.6)
+    equal_steps = len({(found["steps"][0], found["steps"][-1]) for found in grids.values()}) == 1
     for column, (signal, label) in enumerate(SIGNALS.items()):
         norm = _norm([found[signal] for found in grids.values()])
         for row, (setting, found) in enumerate(grids.items()):
             axis = axes[2 * row + column]
             mesh = _draw(axis, found["steps"], found[signal], norm)
             axis.set_title(setting, y=1, fontsize="medium")
-            axis.set_xlabel("step")
+            if row == len(grids) - 1 or not equal_steps:
+                axis.set_xlabel("step")
+            else:
+                axis.tick_params(labelbottom=False)  # the steps are those of the lowest map
             if column == 0:
                 axis.set_ylabel("weight layer")
             else:
                 axis.tick_params(labelleft=False)  # the layers are those of the map to the left
-        picture.colorbar(mesh, ax=axes[column - 2], location="bottom", label=label, shrink=0.8, extend="both")
+        where = {"ax": axes[column - 2], "location": "bottom", "shrink": 0.8}
+        bar = picture.colorbar(mesh, **where, label=label, extend="both")
+        if norm.vmax >= 100 * norm.vmin:  # below that it may be the minor ticks that have labels
+            bar.minorticks_off()
+            bar.ax.xaxis.set_major_formatter(style.power)
     seeds = sorted({setting.runs[0].result.seed for setting in shown})
     detail = f"seed {', '.join(map(str, seeds))}; grey: exactly 0 or not finite"
     if len(monitored) > len(grids):

@@ -24,6 +24,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
 GREY = "#666666"
 DPI = 150
+SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,17 @@ class Look:
     color: str
     marker: str
     linestyle: str
+
+
+def power(value: float, _: int | None = None) -> str:
+    """Return a tick label of a logarithmic axis, as plain text: to typeset $10^{-3}$ takes a fifth of all drawing.
+
+    >>> power(0.001), power(25)
+    ('10⁻³', '2.5·10¹')
+    """
+    digits, exponent = f"{value:.3e}".split("e")
+    digits = digits.rstrip("0").rstrip(".")
+    return ("" if digits == "1" else f"{digits}·") + "10" + str(int(exponent)).translate(SUPERSCRIPTS)
 
 
 def looks(comparison: Comparison) -> dict[str, Look]:

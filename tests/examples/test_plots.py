@@ -1,12 +1,15 @@
 """The pictures of a comparison: each twice, none from an older one, and nothing in them that the run did not log."""
 
 import numpy as np
+import pytest
+from joblib.externals.loky import get_reusable_executor
 from making import made_up
+from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
-from examples import compare, runs
+from examples import compare, launch, plots, runs
 from examples.comparison import compare as compared
-from examples.plots import heat_map, learning_curves
+from examples.plots import heat_map, learning_curves, style
 from examples.result import checksums
 
 
@@ -17,6 +20,28 @@ def test_every_picture_is_there_twice_and_old_ones_go(sweep):
         assert file.exists()
         assert file.suffix != ".png" or file.with_suffix(".svg").read_text().startswith("<?xml")
     assert not (sweep / "heat_map.svg").exists()
+
+
+def test_processes_of_joblib_draw_the_same_bytes_and_are_gone_afterwards(sweep, tmp_path):
+    one, two = (tmp_path / name for name in ("one", "two"))
+    for place in (one, two):
+        place.mkdir()
+    target = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+    rest = {"prefer": "processes", "verbose": 0, "temp_folder": None, "max_nbytes": None, "mmap_mode": "r"}
+    pictures = plots.draw(compared([sweep]), one)
+    with launch.processes(OmegaConf.create({"_target_": target, "n_jobs": 2, **rest})):
+        assert plots.draw(compared([sweep]), two) == [two / picture.name for picture in pictures]
+        executor = get_reusable_executor(reuse=True)
+        workers = list(executor._processes.values())
+        assert len(workers) == 2
+        with pytest.raises(FileNotFoundError):
+            plots.draw(compared([sweep]), tmp_path / "nowhere")
+    assert not any(worker.is_alive() for worker in workers)
+    assert {file.name: file.read_bytes() for file in one.iterdir()} == {f.name: f.read_bytes() for f in two.iterdir()}
+
+
+def test_an_axis_within_one_decade_has_its_own_labels():
+    assert [style.power(value) for value in (1e-12, 1, 2.5, 300)] == ["10⁻¹²", "10⁰", "2.5·10⁰", "3·10²"]
 
 
 def test_the_curve_of_one_epoch_has_one_tick(tmp_path):
