@@ -27,6 +27,7 @@ _LINES = 6  # steps that a profile shows
 _FRACTIONS = ("sparsity", "fraction", "saturation")
 _MARKERS = "os^DvP"
 _MISSING = "#c8c8c8"
+_DECADES = 12  # that colours tell apart: more, and one explosion would make all else one colour
 
 
 def heat_map(history: History, series: str) -> Figure:
@@ -45,7 +46,8 @@ def heat_map(history: History, series: str) -> Figure:
     'gradient norm of each layer at each step'
     """
     figure = _figure()
-    from matplotlib import colormaps, colors
+    from matplotlib import colormaps
+    from matplotlib.colors import LogNorm, Normalize
 
     layers, steps, values = _grid(history, series)
     log = _is_logarithmic(series, values)
@@ -59,7 +61,7 @@ def heat_map(history: History, series: str) -> Figure:
         _edges(steps),
         np.arange(len(layers) + 1) - 0.5,
         shown,
-        norm=colors.LogNorm() if log else colors.Normalize(),
+        norm=LogNorm(*colour_limits(values)) if log else Normalize(),
         cmap=colormaps["viridis"],
     )
     axes.invert_yaxis()
@@ -71,8 +73,24 @@ def heat_map(history: History, series: str) -> Figure:
     label = f"{_spoken(series)}{' (log scale)' if log else ''}"
     if shown.mask.any():
         label += f"; grey: {'zero, ' if log else ''}not finite or not measured"
-    figure.colorbar(mesh, ax=axes, label=label)
+    figure.colorbar(mesh, ax=axes, label=label, extend="both" if log else "neither")
     return figure
+
+
+def colour_limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the ends of a logarithmic colour scale: of all that is positive, but no more than 12 decades.
+
+    These lie around the median, so that a layer that explodes does not darken all others.
+
+    >>> colour_limits(np.array([0.01, 1.0, 2.0, 1e30]))
+    (0.01, 1414213.562373095)
+    """
+    shown = values[np.isfinite(values) & (values > 0)]
+    if not shown.size:
+        return 0.1, 1.0
+    middle, reach = float(np.exp(np.median(np.log(shown)))), 10.0 ** (_DECADES / 2)
+    low, high = max(float(shown.min()), middle / reach), min(float(shown.max()), middle * reach)
+    return low, high if high > low else 10 * low
 
 
 def depth_profile(history: History, series: str, expected: Mapping[str, float] | None = None) -> Figure:

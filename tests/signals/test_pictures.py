@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from lightning_init.signals.pictures import depth_profile, heat_map, pixels, series_of
+from lightning_init.signals.pictures import colour_limits, depth_profile, heat_map, pixels, series_of
 
 HISTORY = {
     "activation_variance/a": {0: 1.0, 10: 0.1, 30: 1e-3},
@@ -75,3 +75,15 @@ def test_without_matplotlib_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         heat_map(HISTORY, "weight_mean")
+
+
+def test_a_layer_that_explodes_does_not_darken_the_others():
+    shown = np.array([[1.0, 4.0], [2.0, 1e14], [0.0, np.nan]])
+    low, high = colour_limits(shown)
+    assert (low, high) == (1.0, pytest.approx(math.sqrt(2.0 * 4.0) * 1e6))
+    history = {f"gradient_norm/{i}": dict(enumerate(row)) for i, row in enumerate(shown)}
+    (mesh,) = heat_map(history, "gradient_norm").axes[0].collections
+    norm = mesh.norm
+    assert (norm.vmin, norm.vmax) == (low, high)
+    low, high = colour_limits(np.ones(2))
+    assert low < high
