@@ -49,12 +49,14 @@ def moments(values: Tensor) -> Moments:
     >>> moments(torch.tensor([1.0, 2.0, 6.0]))
     (3, 3.0, 14.0)
     """
-    found = _compiled(values)
-    if found is not None:
-        return found
-    if values.is_complex():
+    if _kernel is not None and _is_plain(values):
+        found = _compiled(_kernel, values)
+    elif values.is_complex():
         return _complex_moments(values)
-    found = _guarded(values) if _kernel is None else _compiled(torch.from_numpy(flattened(values)))
+    elif _kernel is None or values.dtype is torch.float64:
+        found = _guarded(values)
+    else:
+        found = _compiled(_kernel, torch.from_numpy(flattened(values)))
     return _exact(flattened(values)) if found is None else found
 
 
@@ -81,26 +83,25 @@ def energies(tensors: Sequence[Tensor]) -> list[float]:
 # --- with Numba
 
 
-def _compiled(values: Tensor) -> Moments | None:
-    """Return the moments; None if they cannot be had in this way, or are not finite."""
-    if _kernel is None or not _is_plain(values):
-        return None
+def _compiled(kernel: Kernel, values: Tensor) -> Moments | None:
+    """Return the moments of plain values; None if they are not finite."""
     size = values.numel()
-    mean, m2 = _kernel.at(values.data_ptr(), size)
+    mean, m2 = kernel.at(values.data_ptr(), size)
     return (size, mean, m2) if m2 < math.inf else None
 
 
 def _compiled_each(tensors: Sequence[Tensor]) -> list[Moments | None]:
-    """Return what `_compiled` returns for each tensor, in one call if they all are plain."""
+    """Return the moments of each tensor, in one call if they all are plain; None where it takes another way."""
+    if _kernel is None:
+        return [None] * len(tensors)
     addresses, sizes = [], []
     for one in tensors:
-        if _kernel is None or not _is_plain(one):
-            return [_compiled(one) for one in tensors]
+        if not _is_plain(one):
+            return [_compiled(_kernel, each) if _is_plain(each) else None for each in tensors]
         addresses.append(one.data_ptr())
         sizes.append(one.numel())
     found = np.empty((len(sizes), 2))
-    if _kernel is not None:
-        _kernel.at_each(np.array(addresses, np.int64), np.array(sizes, np.int64), found)
+    _kernel.at_each(np.array(addresses, np.int64), np.array(sizes, np.int64), found)
     rows = zip(sizes, found.tolist(), strict=True)
     return [(size, mean, m2) if m2 < math.inf else None for size, (mean, m2) in rows]
 

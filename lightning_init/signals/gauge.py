@@ -72,12 +72,12 @@ class Gauge:
 
     def add(self, values: Tensor) -> None:
         """Pool `values` with what came before."""
-        if self.lean and self._is_here(values):
+        if self.lean and values.is_cpu:
             self.pool(fast.moments(values))
-        else:
-            self._send(summarize(values, self._bounds, only_moments=self.lean))
-            if self._follows_units and values.ndim and values.numel():
-                self._pool_units(self._seen(values.detach()))
+            return
+        self._send(summarize(values, self._bounds, only_moments=self.lean))
+        if self._follows_units and values.ndim and values.numel():
+            self._pool_units(self._seen(values.detach()))
 
     def pool(self, moments: Moments) -> None:
         """Pool the moments of some values with what came before."""
@@ -164,17 +164,12 @@ class Gauge:
             return None
         counts = torch.stack([(self._units == _DEAD).sum(), (self._units != 0).sum()])
         self._units = None
-        if self._transfers is None or self._is_here(counts):
+        if self._transfers is None or counts.is_cpu:
             return counts.tolist
         return self._transfers(counts.device).put(counts)
 
-    @staticmethod
-    def _is_here(values: Tensor) -> bool:
-        """Return whether asking for numbers waits for no device."""
-        return values.is_cpu
-
     def _send(self, row: Tensor) -> None:
-        if self._transfers is None or self._is_here(row):
+        if self._transfers is None or row.is_cpu:
             self._summaries.append(Summary(*row.tolist()))
         else:
             self._summaries.append(self._transfers(row.device).put(row))

@@ -54,7 +54,7 @@ class GradientNorms:
             parameters: those of the optimizer; None takes every gradient there is.
             scale: that the gradients still carry (of AMP's GradScaler); None if they carry none.
         """
-        factor = 1.0 if scale is None or not _is_here(scale) else float(scale) ** -2
+        factor = 1.0 if scale is None or not scale.is_cpu else float(scale) ** -2
         here: list[tuple[int, Tensor]] = []
         elsewhere: list[tuple[int, Tensor]] = []
         for owner, (_, owned) in enumerate(self._groups):
@@ -63,7 +63,7 @@ class GradientNorms:
                 gradient = self._gradient(parameter)
                 if gradient is not None and (parameters is None or parameter in parameters):
                     reached = True
-                    (here if _is_here(gradient) else elsewhere).append((owner, gradient))
+                    (here if gradient.is_cpu else elsewhere).append((owner, gradient))
             self._steps[owner] += reached
         for (owner, _), energy in zip(here, fast.energies([gradient for _, gradient in here]), strict=True):
             self._energies[owner] += energy * factor
@@ -133,11 +133,6 @@ class Norms:
         for indices, numbers in sent:
             for index, norm in zip(indices, numbers(), strict=True):
                 self._energies[index] += norm * norm
-
-
-def _is_here(gradient: Tensor) -> bool:
-    """Return whether asking for numbers waits for no device."""
-    return gradient.is_cpu
 
 
 def _dense(gradient: Tensor) -> Tensor:
