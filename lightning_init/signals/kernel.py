@@ -74,10 +74,16 @@ def _compile() -> Kernel:
         values = carray(pointer(address), size)
         first = np.float64(values[0])
         total = squares = 0.0
-        for value in values:
-            deviation = value - first
-            total += deviation
-            squares += deviation * deviation
+        quarter = size // 4
+        for i in range(quarter):  # in four places at once: together they come from memory a quarter sooner
+            a, b = values[i] - first, values[i + quarter] - first
+            c, d = values[i + 2 * quarter] - first, values[i + 3 * quarter] - first
+            total += a + b + c + d
+            squares += a * a + b * b + c * c + d * d
+        for i in range(4 * quarter, size):
+            rest = values[i] - first
+            total += rest
+            squares += rest * rest
         return first + total / size, squares - total * total / size
 
     @njit("void(int64[::1], int64[::1], float64[:, ::1])", nogil=True)
