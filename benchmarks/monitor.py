@@ -38,7 +38,7 @@ Row: TypeAlias = dict[str, object]
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK = 6  # steps with or without monitoring before the other has its turn
-PAIRS = 5  # blocks of each kind at least, however long they take; the first two pairs warm up
+PAIRS = 12  # blocks of each kind at least, however long they take; the first two pairs warm up
 
 
 class Toggle(Callback):

@@ -109,25 +109,10 @@ class Gauge:
                     known = self._unit_state[: len(seen)]
                     known.copy_(torch.maximum(known, seen))
 
-    def collect(self) -> None:
-        """Take over what compiled graphs pooled."""
-        if self.traced and self._state is not None:
-            self._send(self._state)
-            if self._unit_state is not None:
-                self._pool_units(self._unit_state.clone())
-            self.discard()
-
-    def discard(self) -> None:
-        """Forget what compiled graphs pooled since the last `collect`."""
-        if self.traced and self._state is not None:
-            self._state.copy_(torch.tensor(Summary()))
-            if self._unit_state is not None:
-                self._unit_state.zero_()
-
     def take(self) -> Content | None:
         """Return what was pooled and forget it; None if there was nothing."""
         if self.traced:
-            self.collect()
+            self._collect()
         moments, self._moments = self._moments, None
         if not self._summaries:
             return None if moments is None else (moments, (), None)
@@ -145,6 +130,15 @@ class Gauge:
         if seen:
             values[self._dead_tag] = dead / seen
         return values
+
+    def _collect(self) -> None:
+        """Take over what compiled graphs pooled, and have them start afresh."""
+        assert self._state is not None
+        self._send(self._state)
+        self._state.copy_(torch.tensor(Summary()))
+        if self._unit_state is not None:
+            self._pool_units(self._unit_state.clone())
+            self._unit_state.zero_()
 
     def _seen(self, values: Tensor) -> Tensor:
         """Return for each unit of `values`, which have at least one, whether it is dead or alive in them."""

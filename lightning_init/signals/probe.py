@@ -186,15 +186,9 @@ class Probe:
     def pause(self) -> None:
         """Stop counting forwards, until `resume`."""
         self._switch.on = False
-        for gauge in self._activations:
-            if gauge.traced:
-                gauge.collect()
 
     def resume(self) -> None:
         """Count forwards again."""
-        for gauge in self._activations:
-            if gauge.traced:
-                gauge.discard()
         self._switch.on = True
 
     def before_update(self, parameters: Collection[nn.Parameter] | None = None, scale: Tensor | None = None) -> None:

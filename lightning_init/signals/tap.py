@@ -49,7 +49,8 @@ class Tap:
         del module, args
         switch = self.switch
         if compiler.is_compiling():
-            self._trace(output)
+            if switch.on:  # a graph of its own for the steps that are not logged
+                self._trace(output)
         elif switch.on and _graph_task() == -1 and self.error is None and switch.model.training:
             values = output if type(output) is Tensor else first_tensor(output)
             if values is not None:

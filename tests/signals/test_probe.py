@@ -382,6 +382,31 @@ def test_forwards_in_eval_mode_do_not_count_in_compiled_graphs_either():
     )
 
 
+def test_steps_that_are_not_logged_run_a_graph_that_measures_nothing():
+    model, x, sizes = mlp(), torch.randn(5, 6), []
+
+    def backend(graph, _):
+        sizes.append(len(graph.graph.nodes))
+        return graph.forward
+
+    torch._dynamo.reset()
+    torch.compile(model, backend=backend)(x)
+    torch._dynamo.reset()
+    variances = []
+    with Probe(model) as probe:
+        run = torch.compile(model, backend=backend)
+        for logged in (True, False, False, True, False):
+            if logged:
+                probe.open()
+            run(x if logged else 9 * x).sum().backward()
+            if logged:
+                variances.append(probe.close().values()["activation_variance/0"])
+    torch._dynamo.reset()
+    bare, measuring, unmeasured = sizes
+    assert bare == unmeasured < measuring
+    assert variances == pytest.approx([model[0](x).detach().var(correction=0).item()] * 2, rel=1e-5)
+
+
 def test_zero_fraction_is_left_out_in_graphs_where_an_output_has_more_units_than_any_parameter():
     model = nn.Sequential(nn.Linear(4, 4), nn.Flatten(), nn.ReLU())
     (values,), _ = compiled_points(model, [torch.randn(3, 10, 4)], ("zero_fraction", "sparsity"))
