@@ -13,6 +13,7 @@ from types import FrameType
 def finished_before_interrupts() -> Iterator[None]:
     """Let the body finish before Ctrl-C takes effect; a second Ctrl-C takes effect at once.
 
+    >>> before = signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background of a shell
     >>> try:
     ...     with finished_before_interrupts():
     ...         signal.raise_signal(signal.SIGINT)  # as Ctrl-C does
@@ -21,6 +22,7 @@ def finished_before_interrupts() -> Iterator[None]:
     ...     print("interrupted")
     finished
     interrupted
+    >>> _ = signal.signal(signal.SIGINT, before)
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):

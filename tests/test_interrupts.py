@@ -15,6 +15,14 @@ from lightning_init._interrupts import finished_before_interrupts
 from lightning_init.initializers import Normal
 
 
+@pytest.fixture(autouse=True)
+def _interrupts():
+    """Ctrl-C as at a terminal: what is started in the background of a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def ctrl_c():
     signal.raise_signal(signal.SIGINT)
 

@@ -13,10 +13,10 @@ from examples.comparison import Comparison
 from examples.plots import style
 from examples.plots.depth_profile import SIGNALS
 from examples.runs import Run
-from lightning_init.signals.pictures import colour_limits
 
 MOST_SETTINGS = 6
 MOST_STEPS = 200
+DECADES = 12
 ZERO = "#D9D9D9"
 
 
@@ -30,7 +30,7 @@ def figure(comparison: Comparison) -> Figure | None:
     picture, axes = style.grid(2 * len(grids), columns=2, width=5.0, height=2.6)
     equal_steps = len({(found["steps"][0], found["steps"][-1]) for found in grids.values()}) == 1
     for column, (signal, label) in enumerate(SIGNALS.items()):
-        norm = LogNorm(*colour_limits(np.concatenate([found[signal].ravel() for found in grids.values()])))
+        norm = _norm([found[signal] for found in grids.values()])
         for row, (setting, found) in enumerate(grids.items()):
             axis = axes[2 * row + column]
             mesh = _draw(axis, found["steps"], found[signal], norm)
@@ -77,6 +77,17 @@ def _at(series: events.Series | None, steps: np.ndarray) -> np.ndarray:
         _, ours, theirs = np.intersect1d(steps, series.steps, return_indices=True)
         values[ours] = series.values[theirs]
     return values
+
+
+def _norm(grids: list[np.ndarray]) -> LogNorm:
+    """Return the colours, as in `lightning_init.signals.pictures`, whose import would bring torch along."""
+    values = np.concatenate([grid.ravel() for grid in grids])
+    values = values[np.isfinite(values) & (values > 0)]
+    if values.size == 0:
+        return LogNorm(0.1, 1)
+    middle, reach = np.median(values), 10.0 ** (DECADES / 2)  # one setting that explodes must not darken all others
+    low, high = max(values.min(), middle / reach), min(values.max(), middle * reach)
+    return LogNorm(low, high if high > low else 10 * low)
 
 
 def _draw(axis: Axes, steps: np.ndarray, grid: np.ndarray, norm: LogNorm) -> object:

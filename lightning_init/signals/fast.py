@@ -18,13 +18,14 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_init.signals.kernel import Kernel, compiled
 from lightning_init.signals.statistics import Moments
 
 Array: TypeAlias = npt.NDArray[np.float32]
 
+_TYPES = (Tensor, nn.Parameter)  # others may keep their values elsewhere, as AsyncCollectiveTensor does
 _CHUNK = 8192  # above it BLAS libraries start threads of their own, beside those of torch
 _PIECE = 1 << 16  # 256 KB, which a cache holds; float32 dot products err by 1e-6 here, by 2e-5 for constants
 _ONES: Array = np.ones(_CHUNK, np.float32)
@@ -109,7 +110,8 @@ def _compiled_each(tensors: Sequence[Tensor]) -> list[Moments | None]:
 def _is_plain(values: Tensor) -> bool:
     """Return whether the values are float32 that lie in this machine's memory one after the other."""
     return (
-        values.dtype is torch.float32
+        type(values) in _TYPES
+        and values.dtype is torch.float32
         and values.is_cpu
         and values.layout is torch.strided
         and values.is_contiguous()
@@ -177,7 +179,7 @@ def flattened(values: Tensor) -> Array:
     values = values.detach().resolve_neg()  # the imaginary part of a conjugate is a lazy negative
     if values.layout is not torch.strided:
         values = values.coalesce().values() if values.layout is torch.sparse_coo else values.values()
-    if values.data_ptr() == 0:
+    if type(values) is Tensor and values.data_ptr() == 0:
         values = values.new_empty(0)
     if values.dtype is not torch.float32 and values.dtype is not torch.float64:
         values = values.float()

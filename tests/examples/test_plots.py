@@ -1,5 +1,6 @@
 """The pictures of a comparison: each twice, none from an older one, and nothing in them that the run did not log."""
 
+import numpy as np
 import pytest
 from joblib.externals.loky import get_reusable_executor
 from making import made_up
@@ -65,3 +66,12 @@ def test_foreign_event_files_are_not_drawn(tmp_path):
     file.rename(tmp_path / "run/events.out.tfevents.9999999999.elsewhere")
     (run,) = runs.find([tmp_path]).runs
     assert heat_map._grids(run)["activation_variance"].tolist() == [[2.0]]
+
+
+def test_one_setting_that_explodes_does_not_darken_the_heat_maps_of_the_others():
+    grids = [np.array([[1.0, 4.0]]), np.array([[2.0, 1e14]]), np.array([[0.0, np.nan]])]
+    norm = heat_map._norm(grids)
+    assert norm.vmin == 1.0
+    assert norm.vmax == np.median([1.0, 4.0, 2.0, 1e14]) * 10.0 ** (heat_map.DECADES / 2)
+    flat = heat_map._norm([np.ones((1, 2))])
+    assert flat.vmin < flat.vmax

@@ -23,7 +23,8 @@ BUILDS = ["__init__", "setup", "configure_model"]
 def folder(tmp_path_factory):
     """Where the two processes have left what they saw; one launch serves every test."""
     folder = tmp_path_factory.mktemp("ranks")
-    inherited = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
+    seeds = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # which a sweep in this process leaves behind
+    inherited = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", *seeds)}
     script = Path(__file__).with_name("ranks.py")
     run = subprocess.run(
         [sys.executable, str(script), str(folder)],
