@@ -29,7 +29,7 @@ def train(config: DictConfig) -> float:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from looking again and again at modules, which stay: 15 % of the time to import."""
+    """Keep the garbage collector from looking again and again at modules, which stay."""
     enabled = gc.isenabled()
     gc.disable()
     try:

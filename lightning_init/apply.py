@@ -21,7 +21,7 @@ from lightning_init.placement import address, restored_on_error
 from lightning_init.plan import Plan
 from lightning_init.report import Report
 
-_LARGE = 1 << 16  # values from which on a parameter is worth a thread: some 0.3 ms of normal numbers
+_LARGE = 1 << 16  # values from which on a parameter is worth a thread of its own (see `_each`)
 _CHUNK = 1 << 18  # values reduced at a time: stays in cache, and sums of float32 stay exact enough
 
 

@@ -37,7 +37,7 @@ class Look:
 
 
 def power(value: float, _: int | None = None) -> str:
-    """Return a tick label of a logarithmic axis, as plain text: to typeset $10^{-3}$ takes a fifth of all drawing.
+    """Return a tick label of a logarithmic axis, as plain text: typesetting $10^{-3}$ takes much longer.
 
     >>> power(0.001), power(25)
     ('10⁻³', '2.5·10¹')

@@ -36,7 +36,7 @@ _kernel: Kernel | None = None  # until `prepare`: not every use is worth the tim
 
 
 def prepare() -> None:
-    """Have the compiled pass ready, where Numba is installed; the first time in a process takes a second."""
+    """Have the compiled pass ready, where Numba is installed; the first call of a process compiles it."""
     global _kernel
     _kernel = compiled()
 
