@@ -76,9 +76,8 @@ class Watch:
         self._layers = {layer.name: layer for layer in layers}
         self._tags: tuple[str, ...] = ()
         self._rows: dict[str, tuple[list[str], npt.NDArray[np.int64]]] = {}
-        self._compared: list[
-            tuple[list[str], list[str]]
-        ] = []  # tags of layers that are compared, and those not known to vanish
+        # the tags of layers that are compared with each other, and of these the ones not known to vanish
+        self._compared: list[tuple[list[str], list[str]]] = []
         self._limits: list[tuple[str, float]] = []  # tags of bounded nonlinearities, and where they are saturated
         self._said: set[tuple[Kind, str]] = set()
         self._streaks: dict[str, dict[str, int]] = {}  # signal -> layer -> how often in a row its figure was zero

@@ -83,12 +83,12 @@ def colour_limits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     These lie around the median, so that a layer that explodes does not darken all others.
 
     >>> colour_limits(np.array([0.01, 1.0, 2.0, 1e30]))
-    (0.01, 1414213.562373095)
+    (0.01, 1500000.0)
     """
     shown = values[np.isfinite(values) & (values > 0)]
     if not shown.size:
         return 0.1, 1.0
-    middle, reach = float(np.exp(np.median(np.log(shown)))), 10.0 ** (_DECADES / 2)
+    middle, reach = float(np.median(shown)), 10.0 ** (_DECADES / 2)
     low, high = max(float(shown.min()), middle / reach), min(float(shown.max()), middle * reach)
     return low, high if high > low else 10 * low
 

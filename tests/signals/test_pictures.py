@@ -80,7 +80,7 @@ def test_without_matplotlib_the_remedy_is_named(monkeypatch):
 def test_a_layer_that_explodes_does_not_darken_the_others():
     shown = np.array([[1.0, 4.0], [2.0, 1e14], [0.0, np.nan]])
     low, high = colour_limits(shown)
-    assert (low, high) == (1.0, pytest.approx(math.sqrt(2.0 * 4.0) * 1e6))
+    assert (low, high) == (1.0, 3.0 * 1e6)
     history = {f"gradient_norm/{i}": dict(enumerate(row)) for i, row in enumerate(shown)}
     (mesh,) = heat_map(history, "gradient_norm").axes[0].collections
     norm = mesh.norm
