@@ -39,9 +39,7 @@ class Gauges:
         for index, gauge in enumerate(gauges):
             gauge.row, gauge.others = self._table.row(index), self._others
         self.tags = [tag for gauge in gauges for tag in gauge.tags]
-        statistics = zip(*(gauge.of_moments for gauge in gauges), strict=False)  # gauges that are lean have the same
-        series = [(pairs[0][1], [tag for tag, _ in pairs]) for pairs in statistics]
-        self._series = series if all(gauge.lean for gauge in gauges) else None
+        self._series = _common_series(gauges) if all(gauge.lean for gauge in gauges) else None
 
     def take(self) -> Taken:
         """Return what was pooled, and start afresh."""
@@ -53,12 +51,20 @@ class Gauges:
         return Taken(self._gauges, self._series, self._table.take(), rests)
 
 
+def _common_series(gauges: Sequence[Gauge]) -> Series | None:
+    """Return the formulas and tags of gauges that are lean; None unless all have the same statistics."""
+    if len({tuple(formula for _, formula in gauge.of_moments) for gauge in gauges}) > 1:
+        return None
+    statistics = zip(*(gauge.of_moments for gauge in gauges), strict=True)
+    return [(pairs[0][1], [tag for tag, _ in pairs]) for pairs in statistics]
+
+
 class Taken:
     """What some gauges had pooled.
 
     Args:
         gauges: that pooled it.
-        series: formulas and tags, where moments are all that they need.
+        series: formulas and tags, where moments are all that they need, for the same statistics.
         columns: of the moments of what was reduced at once: number, mean (real part, imaginary part), and squared
             deviations of each gauge.
         rests: row -> what was pooled beside it.

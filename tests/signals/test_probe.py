@@ -59,6 +59,24 @@ def test_updates_are_measured_against_the_weights_before():
         assert "update_ratio/0" in step(probe, model, torch.randn(5, 6)).values()
 
 
+@pytest.mark.parametrize("names", [("norm", "ratio"), ("ratio", "variance"), ("variance", "norm", "std"), ("ratio",)])
+def test_every_statistic_of_updates_is_there_whatever_stands_beside_it(names):
+    model = mlp()
+    before = model[0].weight.detach().double().clone()
+    with Probe(model, Wanted(updates=names)) as probe:
+        values = step(probe, model, torch.randn(5, 6), torch.optim.SGD(model.parameters(), 0.1)).values()
+    change = model[0].weight.detach().double() - before
+    expected = {
+        "ratio": change.norm() / before.norm(),
+        "norm": change.norm(),
+        "variance": change.var(correction=0),
+        "std": change.std(correction=0),
+    }
+    assert {tag for tag in values if tag.startswith("update")} == {f"update_{n}/{i}" for n in names for i in "02"}
+    for name in names:
+        assert values[f"update_{name}/0"] == pytest.approx(expected[name].item(), rel=1e-5)
+
+
 def test_on_a_device_everything_travels_in_one_transfer(monkeypatch):
     """The way of other devices, walked on the CPU: tensors claim not to be there."""
     torch.manual_seed(0)
