@@ -28,7 +28,7 @@ class Switch:
 
 
 class Tap:
-    """Forward hook of one layer; an object and no closure, so that a model with hooks can be pickled.
+    """Forward hook of one layer; in a copy of the model (deepcopy, pickle) it is one that does nothing.
 
     Args:
         name: of the layer.
@@ -61,6 +61,10 @@ class Tap:
                 except (RuntimeError, TypeError, NotImplementedError) as error:  # e.g. a tensor inside torch.vmap
                     self.error = str(error)
 
+    def __reduce__(self) -> tuple[type[Idle], tuple[()]]:
+        """Copies are not measured: nobody would read them, and they would hold the probe and with it all the model."""
+        return Idle, ()
+
     def _sample(self, values: Tensor, samples: dict[str, Tensor]) -> None:
         tag = f"activation_histogram/{self.name}"
         samples[tag] = torch.cat([samples[tag], sample(values)]) if tag in samples else sample(values)
@@ -69,6 +73,13 @@ class Tap:
         values = first_tensor(output) if self.switch.model.training else None
         if values is not None:
             self.gauge.trace(values)
+
+
+class Idle:
+    """What a copy of a model has in the place of its taps."""
+
+    def __call__(self, module: nn.Module, args: object, output: object) -> None:
+        """Do nothing."""
 
 
 def in_backward() -> bool:

@@ -1,8 +1,10 @@
 """The probe on its own: no Trainer, one forward and backward or many."""
 
+import copy
 import gc
 import itertools
 import math
+import pickle
 import sys
 import warnings
 
@@ -195,6 +197,21 @@ def test_hooks_are_removed_even_on_an_exception():
     with pytest.raises(RuntimeError, match="planned"), Probe(model):
         raise RuntimeError("planned")
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_layer_that_is_copied_within_a_point_takes_nothing_along(copied):
+    model = mlp()
+    with Probe(model, Wanted(activations=("std", "max"))) as probe:
+        probe.open()
+        twin = copied(model[0])
+        for _ in range(3):
+            twin(torch.ones(5, 6))
+        model(torch.ones(5, 6))
+        values = probe.close().values()
+    assert values["activation_max/0"] == pytest.approx(model[0](torch.ones(5, 6)).max().item())
+    (hook,) = twin._forward_hooks.values()
+    assert not [one for one in gc.get_referents(hook) if not isinstance(one, type)]
 
 
 def test_nothing_is_measured_in_eval_mode_or_while_paused():
