@@ -16,7 +16,7 @@ import importlib.util
 import logging
 import warnings
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import TypeAlias
@@ -59,7 +59,7 @@ def compiled() -> ModuleType | None:
     logging.getLogger("numba").setLevel(logging.WARNING)  # a root logger of level DEBUG would print all byte code
     try:
         return importlib.import_module("lightning_init.signals.kernel")
-    except ImportError as error:  # Numba refuses a NumPy that is newer than itself
+    except Exception as error:  # noqa: BLE001 (of many kinds: a NumPy newer than Numba, a library of LLVM that is missing)
         warnings.warn(f"Numba cannot be used, so that SignalMonitor is slower than it could be: {error}", stacklevel=2)
         return None
 
@@ -105,8 +105,8 @@ class Row:
         self.address = table.numbers.buffer_info()[0] + _BYTES * index
 
     def __reduce__(self) -> tuple[type[Row], tuple[Table, int]]:
-        """Copies (with its hooks, of a model) have a table of their own, at another address."""
-        return Row, (Table(1), 0)
+        """Copies belong to a copy of the table, at another address."""
+        return Row, (self._table, self._start // 4)
 
     def add(self, values: Tensor) -> None:
         """Pool `values`, on the CPU, of any shape, dtype and layout, with what came before."""
@@ -126,6 +126,7 @@ class Rows:
 
     Args:
         rows: one for each tensor.
+        adds: take the tensors one by one where that is not possible; by default the rows do, from the CPU alone.
 
     >>> table = Table(2)
     >>> Rows([table.row(0), table.row(1)]).add([torch.tensor([1.0, 3.0]), torch.ones(3)])
@@ -133,8 +134,9 @@ class Rows:
     [[2.0, 3.0], [2.0, 1.0], [0.0, 0.0], [2.0, 0.0]]
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], adds: Sequence[Callable[[Tensor], None]] | None = None) -> None:
         self._rows = rows
+        self._adds = adds or [row.add for row in rows]
         self._addresses = array("q", [row.address for row in rows])
 
     def __reduce__(self) -> tuple[type[Rows], tuple[Sequence[Row]]]:
@@ -144,11 +146,12 @@ class Rows:
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Add each tensor to its row."""
         if _kernel is not None and all(map(_is_plain, tensors)):
+            assert len(tensors) == len(self._rows)
             addresses, sizes = array("q", map(Tensor.data_ptr, tensors)), array("q", map(Tensor.numel, tensors))
             _kernel.pool_each(len(tensors), _address(addresses), _address(sizes), _address(self._addresses))
         else:
-            for row, values in zip(self._rows, tensors, strict=True):
-                row.add(values)
+            for add, values in zip(self._adds, tensors, strict=True):
+                add(values)
 
 
 def summary(values: Tensor) -> Summary:

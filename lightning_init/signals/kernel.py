@@ -11,10 +11,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, config, njit, types
 from numba.extending import intrinsic
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
+
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set")
 
 
 def _compiled(signature: str, **options: Any) -> Callable[[_Function], _Function]:  # noqa: ANN401 (Numba's own options)

@@ -87,7 +87,7 @@ class Probe:
         ]
         self._weights = Gauges([gauge for gauge, _ in weights])
         at_once = [pair for pair in weights if self._is_resident(*pair)]
-        self._resident = Rows([gauge.row for gauge, _ in at_once])
+        self._resident = Rows([gauge.row for gauge, _ in at_once], [gauge.add for gauge, _ in at_once])
         self._resident_weights = [place.parameter for _, place in at_once]
         self._computed = [pair for pair in weights if not self._is_resident(*pair)]
         self._taps = [
@@ -156,7 +156,7 @@ class Probe:
 
     @property
     def tags(self) -> list[str]:
-        """Every tag that a point may have, in the order of its values."""
+        """Every tag that a point may have; those of one statistic in the order of its values."""
         norms = self._norms.tags if self._norms is not None else []
         updates = [tag for one in self._updates for tag in one.tags]
         return [*self._weights.tags, *self._activations.tags, *self._gradient_gauges.tags, *norms, *updates]

@@ -7,6 +7,7 @@ import math
 import pickle
 import sys
 import warnings
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -99,6 +100,15 @@ def test_on_a_device_everything_travels_in_one_transfer(monkeypatch):
             starts.clear()
         assert list(values) == list(expected)
         assert values == pytest.approx(expected, rel=1e-5, nan_ok=True)
+
+
+def test_weights_that_were_moved_to_a_device_behind_the_probe_are_measured(monkeypatch):
+    model = mlp()
+    with Probe(model) as probe:
+        expected = step(probe, model, torch.ones(5, 6)).values()
+        monkeypatch.setattr(torch.Tensor, "is_cpu", False)
+        monkeypatch.setattr(torch.Tensor, "numpy", Mock(side_effect=TypeError("not on the CPU")))
+        assert step(probe, model, torch.ones(5, 6)).values() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients_of_amp_are_divided_by_their_scale():

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import pickle
+import sys
 from unittest.mock import Mock
 
 import numpy as np
@@ -209,9 +210,18 @@ def test_unguarded_sums_would_be_wrong():
     assert naive != pytest.approx(np.var(values.astype(np.float64)), rel=0.1)
 
 
-def test_a_numba_that_refuses_to_be_imported_is_told_of_and_done_without(monkeypatch):
-    monkeypatch.setattr("importlib.import_module", Mock(side_effect=ImportError("Numba needs NumPy 1")))
-    with pytest.warns(UserWarning, match="Numba cannot be used.*needs NumPy 1"):
+@pytest.mark.parametrize("error", [ImportError("Numba needs NumPy 1"), OSError("libllvmlite.so is missing")])
+def test_a_numba_that_does_not_work_is_told_of_and_done_without(monkeypatch, error):
+    monkeypatch.setattr("importlib.import_module", Mock(side_effect=error))
+    with pytest.warns(UserWarning, match=f"Numba cannot be used.*{error}"):
+        assert fast.compiled.__wrapped__() is None
+
+
+def test_a_numba_that_is_told_not_to_compile_is_done_without(monkeypatch):
+    config = pytest.importorskip("numba").config
+    monkeypatch.setattr(config, "DISABLE_JIT", True)
+    monkeypatch.delitem(sys.modules, "lightning_init.signals.kernel", raising=False)
+    with pytest.warns(UserWarning, match="Numba cannot be used.*NUMBA_DISABLE_JIT is set"):
         assert fast.compiled.__wrapped__() is None
 
 
@@ -232,7 +242,7 @@ def test_a_kernel_that_cannot_be_kept_on_disk_is_compiled_all_the_same(monkeypat
     assert kernel._compiled("void()")(len) == ("void()", len)
 
 
-def test_a_copied_row_writes_to_a_table_of_its_own():
+def test_a_copied_row_writes_to_the_copy_of_its_table():
     """The kernel writes to an address: a copy must not keep that of the first."""
     table = fast.Table(1)
     row = table.row(0)
@@ -240,4 +250,7 @@ def test_a_copied_row_writes_to_a_table_of_its_own():
         copied(row).add(torch.ones(3))
         copied(fast.Rows([row])).add([torch.ones(3)])
         assert copied(row).address != row.address
+        again, (kept,) = copied((table, [row]))
+        kept.add(torch.ones(3))
+        assert again.take()[0] == [3.0]
     assert table.take()[0] == [0.0]
