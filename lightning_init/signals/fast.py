@@ -185,13 +185,13 @@ def _address(numbers: array[int] | array[float]) -> int:
 
 
 def _is_plain(values: Tensor) -> bool:
-    """Return whether the values are float32 that lie in this machine's memory one after the other."""
+    """Return whether the values are float32 that lie in this machine's memory one after the other, in any order."""
     return (
         type(values) in _TYPES
         and values.dtype is torch.float32
         and values.is_cpu
         and values.layout is torch.strided
-        and values.is_contiguous()
+        and (values.is_contiguous() or values.is_contiguous(memory_format=torch.channels_last))
         and not values.is_neg()
     )
 
@@ -246,7 +246,7 @@ def _parts_of(values: Tensor) -> Array | Sequence[Tensor]:
         if values.numel() <= _CHUNK:
             array: Array = values.numpy()
             return array
-        vector = values.view(-1)
+        vector = values.as_strided((values.numel(),), (1,))  # a view, of channels_last as well
     else:
         flat = flattened(values)
         if flat.size <= _CHUNK:

@@ -49,6 +49,7 @@ TENSORS = {
     "transposed": drawn(6000).view(60, 100).t(),
     "strided": drawn(6000).view(60, 100)[::3, 5:50],
     "channels last": drawn(4 * 3 * 5 * 5).view(4, 3, 5, 5).contiguous(memory_format=torch.channels_last),
+    "channels last, large": drawn(40_000, 2.0).view(8, 8, 25, 25).contiguous(memory_format=torch.channels_last),
     "complex": torch.complex(drawn(3000, 2.0), drawn(3000, -1.0, 3.0, seed=1)),
     "half zero": drawn(3000).relu(),
 }
@@ -194,6 +195,17 @@ def test_pooling_is_the_same_in_any_order():
     parts = [Summary(*summarize(one).tolist()) for one in drawings]
     for order in itertools.permutations(parts):
         assert pooled(order) == pytest.approx(whole, rel=1e-9)
+
+
+def test_channels_last_takes_the_short_way_beside_others(monkeypatch):
+    monkeypatch.setattr(fast, "flattened", Mock(side_effect=AssertionError("the long way")))
+    for size in (4, 40):
+        plain = torch.randn(2, 3, size, 5 * size)
+        tensors = [plain, plain.contiguous(memory_format=torch.channels_last), plain[0]]
+        first, last, _ = moments_of_each(tensors)
+        assert last == pytest.approx(first, rel=1e-5)
+        first, last, _ = fast.energies(tensors)
+        assert last == pytest.approx(first, rel=1e-5)
 
 
 def test_saturation_counts_what_is_near_the_bounds():
