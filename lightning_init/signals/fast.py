@@ -113,8 +113,9 @@ class Row:
         if _kernel is not None and _is_plain(values):
             _kernel.pool(values.data_ptr(), values.numel(), self.address)
         elif _kernel is None or values.is_complex() or values.dtype is torch.float64:
+            found = _moments(values)  # first: other threads may pool in the meantime
             number, mean, imag, m2 = self._table.numbers[self._start : self._start + 4]
-            pooled = merged((number, mean, imag, m2), _moments(values))
+            pooled = merged((number, mean, imag, m2), found)
             self._table.numbers[self._start : self._start + 4] = array("d", pooled)
         else:
             flat = flattened(values)

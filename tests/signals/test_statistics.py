@@ -180,6 +180,19 @@ def test_the_moments_of_many_are_those_of_each():
             assert got == pytest.approx(fast.summary(one)[:4], rel=1e-9, abs=1e-60, nan_ok=True)
 
 
+def test_what_another_thread_pools_in_the_meantime_counts_too(monkeypatch):
+    table, moments = fast.Table(1), fast._moments
+
+    def slowly(values):
+        if len(values) == 2:
+            table.row(0).add(torch.ones(3, dtype=torch.float64))
+        return moments(values)
+
+    monkeypatch.setattr(fast, "_moments", slowly)
+    table.row(0).add(torch.ones(2, dtype=torch.float64))
+    assert table.take()[0] == [5.0]
+
+
 def test_what_has_lost_its_memory_has_no_values():
     for dtype in (torch.float32, torch.float64):
         freed = torch.ones(1000, dtype=dtype)
