@@ -25,9 +25,9 @@ def _compiled(signature: str, **options: Any) -> Callable[[_Function], _Function
 
     def compiled(function: _Function) -> _Function:
         try:
-            return njit(signature, nogil=True, cache=True, **options)(function)  # type: ignore[no-any-return]
+            return njit(signature, cache=True, **options)(function)  # type: ignore[no-any-return]
         except Exception:  # noqa: BLE001 (of many kinds: no place for a cache, one that is damaged or of other versions)
-            return njit(signature, nogil=True, **options)(function)  # type: ignore[no-any-return]
+            return njit(signature, **options)(function)  # type: ignore[no-any-return]
 
     return compiled
 
@@ -76,7 +76,7 @@ def _moments(address: int, size: int) -> tuple[float, float]:
     return first + total / size, squares - total * total / size
 
 
-@_compiled("void(int64, int64, int64)")
+@_compiled("void(int64, int64, int64)")  # with the GIL: several threads may run a layer, and pool into its row
 def pool(address: int, size: int, row: int) -> None:
     """Pool values with what came before (Chan, Golub & LeVeque 1979, eq. 2.1).
 
@@ -101,7 +101,7 @@ def pool(address: int, size: int, row: int) -> None:
     pooled[0] = number
 
 
-@_compiled("void(int64, int64, int64, int64)")
+@_compiled("void(int64, int64, int64, int64)", nogil=True)
 def pool_each(count: int, addresses: int, sizes: int, rows: int) -> None:
     """Do the same for `count` tensors, each with a row of its own; the arguments of each lie at these addresses."""
     address, size, row = (
@@ -113,7 +113,7 @@ def pool_each(count: int, addresses: int, sizes: int, rows: int) -> None:
         pool(address[i], size[i], row[i])
 
 
-@_compiled("void(int64, int64, int64, int64)", fastmath={"reassoc", "contract"})
+@_compiled("void(int64, int64, int64, int64)", nogil=True, fastmath={"reassoc", "contract"})
 def energies(count: int, addresses: int, sizes: int, found: int) -> None:
     """Write the sum of the squares of each of `count` tensors, float64, to the address `found`."""
     address, size = carray(_integers(addresses), count), carray(_integers(sizes), count)

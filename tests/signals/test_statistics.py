@@ -193,6 +193,13 @@ def test_what_another_thread_pools_in_the_meantime_counts_too(monkeypatch):
     assert table.take()[0] == [5.0]
 
 
+def test_the_kernel_does_not_give_way_to_threads_that_run_the_same_layer():
+    """Without the GIL, what two of them pool at once may get lost."""
+    kernel = pytest.importorskip("lightning_init.signals.kernel")
+    assert not kernel.pool.targetoptions.get("nogil", False)
+    assert kernel.pool_each.targetoptions["nogil"]  # once per step, and the tensors may be large
+
+
 def test_what_has_lost_its_memory_has_no_values():
     for dtype in (torch.float32, torch.float64):
         freed = torch.ones(1000, dtype=dtype)
