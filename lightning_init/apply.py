@@ -50,8 +50,13 @@ def apply_(plan: Plan) -> Report:
 
 
 def _written_std_(plan: Plan, assignment: Assignment) -> float | None:
-    """Write one parameter and return its std, read while a part of it is still in the cache."""
-    _write_(plan, assignment)
+    """Write one parameter and return its std, read while a part of it is still in the cache.
+
+    Who works on whole matrices needs memory beside them; if that runs out, the parameter is put back as it was.
+    """
+    assert assignment.initializer is not None
+    with restored_on_error(() if assignment.initializer.elementwise else (assignment.place,)):
+        _write_(plan, assignment)
     return _achieved_std(assignment)
 
 

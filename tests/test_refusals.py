@@ -126,6 +126,24 @@ def test_memory_runs_out_at_the_largest_parameter_first_and_nothing_is_written(m
     assert same(before, values(model))
 
 
+def test_memory_that_runs_out_amid_the_blocks_of_a_parameter_leaves_it_as_it_was(monkeypatch):
+    qr, calls = torch.linalg.qr, []
+
+    def scarce(matrix):
+        calls.append(matrix)
+        if len(calls) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return qr(matrix)
+
+    model = nn.LSTM(5, 300)
+    before = values(model)
+    monkeypatch.setattr(torch.linalg, "qr", scarce)
+    with pytest.raises(torch.OutOfMemoryError, match=r"weight_hh_l0 \(1200, 300\): out of memory"):
+        initialize(model, "orthogonal", seed=0)
+    assert len(calls) == 3
+    assert same(before, values(model))
+
+
 @OLD_NORMS
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, nn.utils.weight_norm])
 def test_a_value_that_a_norm_turns_into_nan_is_refused(norm):

@@ -8,36 +8,37 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from lightning_init._suggest import closest
-from lightning_init.signals.statistics import Moments, Summary
+from lightning_init.signals.statistics import Summary
 
 Signal: TypeAlias = Literal["weight", "activation", "gradient", "update"]
 
 
-def _variance(moments: Moments) -> float:
-    return moments[2] / moments[0]
+def _variance(number: float, _mean: float, _imag: float, m2: float) -> float:
+    return m2 / number
 
 
-def _energy(moments: Moments) -> float:
-    return moments[2] + moments[0] * abs(moments[1]) ** 2
+def _energy(number: float, mean: float, imag: float, m2: float) -> float:
+    return m2 + number * (mean * mean + imag * imag)
 
 
-def _mean(moments: Moments) -> float:
-    mean = moments[1]
-    return abs(mean) if isinstance(mean, complex) else mean
+def _mean(_number: float, mean: float, imag: float, _m2: float) -> float:
+    return math.hypot(mean, imag) if imag else mean
 
 
 def _kurtosis(summary: Summary) -> float:
-    return summary.number * summary.m4 / summary.m2**2 if summary.m2 else math.nan
+    return summary.number * summary.m4 / (summary.m2 * summary.m2) if summary.m2 else math.nan
 
 
-LEAN: dict[str, Callable[[Moments], float]] = {
+OfMoments: TypeAlias = Callable[[float, float, float, float], float]
+
+LEAN: dict[str, OfMoments] = {
     "variance": _variance,
     "mean": _mean,
-    "std": lambda m: math.sqrt(_variance(m)),
-    "rms": lambda m: math.sqrt(_energy(m) / m[0]),
-    "norm": lambda m: math.sqrt(_energy(m)),
+    "std": lambda *moments: math.sqrt(_variance(*moments)),
+    "rms": lambda *moments: math.sqrt(_energy(*moments) / moments[0]),
+    "norm": lambda *moments: math.sqrt(_energy(*moments)),
 }
-"""Statistics that need no more than the number of values, their mean and their squared deviations."""
+"""Statistics that need no more than the moments (`lightning_init.signals.fast.Moments`)."""
 
 FULL: dict[str, Callable[[Summary], float]] = {
     "min": lambda s: s.low,

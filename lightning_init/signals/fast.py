@@ -1,4 +1,4 @@
-"""The short way to mean, variance and norm of a tensor on the CPU: one compiled pass, or two guarded dot products.
+"""The short way to mean, variance and norm of tensors on the CPU: one compiled pass, or two guarded dot products.
 
 With Numba installed (`pip install lightning-init[fast]`) and after `prepare`, `lightning_init.signals.kernel` reads
 the values once. Without, a call of NumPy's dot product costs less than a torch reduction, which counts where tensors
@@ -11,8 +11,14 @@ or underflow, go the exact way in float64.
 
 from __future__ import annotations
 
-import math
+import importlib
+import importlib.util
+import logging
+import warnings
+from array import array
 from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
 from typing import TypeAlias
 
 import numpy as np
@@ -20,10 +26,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lightning_init.signals.kernel import Kernel, compiled
-from lightning_init.signals.statistics import Moments
+from lightning_init.signals.statistics import Summary
 
 Array: TypeAlias = npt.NDArray[np.float32]
+Moments: TypeAlias = tuple[float, float, float, float]
+"""How many values there are, their mean (real part, imaginary part), and the sum of their squared absolute deviations
+from it: the first fields of a `Summary`."""
 
 _TYPES = (Tensor, nn.Parameter)  # others may keep their values elsewhere, as AsyncCollectiveTensor does
 _CHUNK = 8192  # above it BLAS libraries start threads of their own, beside those of torch
@@ -31,44 +39,128 @@ _PIECE = 1 << 16  # 256 KB, which a cache holds; float32 dot products err by 1e-
 _ONES: Array = np.ones(_CHUNK, np.float32)
 _CANCELS = 8.0  # mean^2 / variance above which float32 sums cost more than 1e-5
 _TINY, _HUGE = 1e-30, 1e37  # sums of squares of float32 outside of this have lost digits to underflow, or overflowed
+_NOTHING: Moments = (0.0, 0.0, 0.0, 0.0)
+_BYTES = 4 * 8  # of a row
 
-_kernel: Kernel | None = None  # until `prepare`: not every use is worth the time to compile it
+_kernel: ModuleType | None = None  # until `prepare`: not every use is worth the time to compile it
 
 
 def prepare() -> None:
-    """Have the compiled pass ready, where Numba is installed; the first call of a process compiles it."""
+    """Have the compiled pass ready, where Numba is installed; the first call of a process compiles or loads it."""
     global _kernel
     _kernel = compiled()
 
 
-def moments(values: Tensor) -> Moments:
-    """Return how many values there are, their mean, and the sum of their squared absolute deviations from it.
+@cache
+def compiled() -> ModuleType | None:
+    """Return the kernel, or None without a Numba that works here."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    logging.getLogger("numba").setLevel(logging.WARNING)  # a root logger of level DEBUG would print all byte code
+    try:
+        return importlib.import_module("lightning_init.signals.kernel")
+    except ImportError as error:  # Numba refuses a NumPy that is newer than itself
+        warnings.warn(f"Numba cannot be used, so that SignalMonitor is slower than it could be: {error}", stacklevel=2)
+        return None
+
+
+class Table:
+    """Rows of `Moments` in which tensors are pooled, and to which the kernel writes by their address.
+
+    (An `array`, since NumPy's ways to read and clear a few numbers take longer.)
 
     Args:
-        values: on the CPU; any shape, dtype and layout.
+        count: of its rows.
 
-    >>> moments(torch.tensor([1.0, 2.0, 6.0]))
-    (3, 3.0, 14.0)
+    >>> table = Table(2)
+    >>> table.row(1).add(torch.tensor([1.0, 2.0]))
+    >>> table.row(1).add(torch.tensor([6.0]))
+    >>> table.take()
+    [[0.0, 3.0], [0.0, 3.0], [0.0, 0.0], [0.0, 14.0]]
     """
-    if _kernel is not None and _is_plain(values):
-        found = _compiled(_kernel, values)
-    elif values.is_complex():
-        return _complex_moments(values)
-    elif _kernel is None or values.dtype is torch.float64:
-        found = _guarded(values)
-    else:
-        found = _compiled(_kernel, torch.from_numpy(flattened(values)))
-    return _exact(flattened(values)) if found is None else found
+
+    def __init__(self, count: int) -> None:
+        self.numbers = array("d", bytes(_BYTES * count))
+        self._cleared = self.numbers[:]
+
+    def row(self, index: int) -> Row:
+        """Return one of the rows, to be added to."""
+        return Row(self, index)
+
+    def take(self) -> list[list[float]]:
+        """Return the columns: number, mean (real part, imaginary part), squared deviations; start afresh."""
+        numbers = self.numbers.tolist()
+        self.numbers[:] = self._cleared
+        return [numbers[column::4] for column in range(4)]
 
 
-def moments_of_each(tensors: Sequence[Tensor]) -> list[Moments]:
-    """Return the moments of each tensor, for less than one at a time.
+class Row:
+    """One row of a table."""
 
-    >>> moments_of_each([torch.tensor([1.0, 2.0, 6.0]), torch.zeros(2)])
-    [(3, 3.0, 14.0), (2, 0.0, 0.0)]
+    __slots__ = ("_start", "_table", "address")
+
+    def __init__(self, table: Table, index: int) -> None:
+        self._table = table
+        self._start = 4 * index
+        self.address = table.numbers.buffer_info()[0] + _BYTES * index
+
+    def __reduce__(self) -> tuple[type[Row], tuple[Table, int]]:
+        """Copies (with its hooks, of a model) have a table of their own, at another address."""
+        return Row, (Table(1), 0)
+
+    def add(self, values: Tensor) -> None:
+        """Pool `values`, on the CPU, of any shape, dtype and layout, with what came before."""
+        if _kernel is not None and _is_plain(values):
+            _kernel.pool(values.data_ptr(), values.numel(), self.address)
+        elif _kernel is None or values.is_complex() or values.dtype is torch.float64:
+            number, mean, imag, m2 = self._table.numbers[self._start : self._start + 4]
+            pooled = merged((number, mean, imag, m2), _moments(values))
+            self._table.numbers[self._start : self._start + 4] = array("d", pooled)
+        else:
+            flat = flattened(values)
+            _kernel.pool(flat.ctypes.data, flat.size, self.address)
+
+
+class Rows:
+    """Rows that tensors are added to all at once, for less than one at a time.
+
+    Args:
+        rows: one for each tensor.
+
+    >>> table = Table(2)
+    >>> Rows([table.row(0), table.row(1)]).add([torch.tensor([1.0, 3.0]), torch.ones(3)])
+    >>> table.take()
+    [[2.0, 3.0], [2.0, 1.0], [0.0, 0.0], [2.0, 0.0]]
     """
-    found = zip(tensors, _compiled_each(tensors), strict=True)
-    return [moments(one) if its is None else its for one, its in found]
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+        self._addresses = array("q", [row.address for row in rows])
+
+    def __reduce__(self) -> tuple[type[Rows], tuple[Sequence[Row]]]:
+        """Copies have rows of their own."""
+        return Rows, (self._rows,)
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Add each tensor to its row."""
+        if _kernel is not None and all(map(_is_plain, tensors)):
+            addresses, sizes = array("q", map(Tensor.data_ptr, tensors)), array("q", map(Tensor.numel, tensors))
+            _kernel.pool_each(len(tensors), _address(addresses), _address(sizes), _address(self._addresses))
+        else:
+            for row, values in zip(self._rows, tensors, strict=True):
+                row.add(values)
+
+
+def summary(values: Tensor) -> Summary:
+    """Return the moments of `values`, on the CPU; any shape, dtype and layout.
+
+    >>> summary(torch.tensor([1.0, 2.0, 6.0])).m2
+    14.0
+    """
+    table = Table(1)
+    table.row(0).add(values)
+    (number,), (mean,), (imag,), (m2,) = table.take()
+    return Summary(number, mean, imag, m2)
 
 
 def energies(tensors: Sequence[Tensor]) -> list[float]:
@@ -77,34 +169,16 @@ def energies(tensors: Sequence[Tensor]) -> list[float]:
     >>> energies([torch.tensor([3.0, 4.0]), torch.tensor([2j])])
     [25.0, 4.0]
     """
-    found = zip(tensors, _compiled_each(tensors), strict=True)
-    return [_energy(one) if its is None else its[2] + its[0] * abs(its[1]) ** 2 for one, its in found]
+    if _kernel is None or not all(map(_is_plain, tensors)):
+        return [_energy(values) for values in tensors]
+    addresses, sizes = array("q", map(Tensor.data_ptr, tensors)), array("q", map(Tensor.numel, tensors))
+    found = array("d", bytes(8 * len(tensors)))
+    _kernel.energies(len(tensors), _address(addresses), _address(sizes), _address(found))
+    return found.tolist()
 
 
-# --- with Numba
-
-
-def _compiled(kernel: Kernel, values: Tensor) -> Moments | None:
-    """Return the moments of plain values; None if they are not finite."""
-    size = values.numel()
-    mean, m2 = kernel.at(values.data_ptr(), size)
-    return (size, mean, m2) if m2 < math.inf else None
-
-
-def _compiled_each(tensors: Sequence[Tensor]) -> list[Moments | None]:
-    """Return the moments of each tensor, in one call if they all are plain; None where it takes another way."""
-    if _kernel is None:
-        return [None] * len(tensors)
-    addresses, sizes = [], []
-    for one in tensors:
-        if not _is_plain(one):
-            return [_compiled(_kernel, each) if _is_plain(each) else None for each in tensors]
-        addresses.append(one.data_ptr())
-        sizes.append(one.numel())
-    found = np.empty((len(sizes), 2))
-    _kernel.at_each(np.array(addresses, np.int64), np.array(sizes, np.int64), found)
-    rows = zip(sizes, found.tolist(), strict=True)
-    return [(size, mean, m2) if m2 < math.inf else None for size, (mean, m2) in rows]
+def _address(numbers: array[int] | array[float]) -> int:
+    return numbers.buffer_info()[0]
 
 
 def _is_plain(values: Tensor) -> bool:
@@ -119,7 +193,17 @@ def _is_plain(values: Tensor) -> bool:
     )
 
 
-# --- without
+# --- without Numba
+
+
+def _moments(values: Tensor) -> Moments:
+    """Return the moments of `values` by dot products, or where these are not exact enough in float64."""
+    if values.is_complex():
+        values = values.detach().resolve_conj()
+        number, real, _, m2_real = _moments(values.real)
+        _, imag, _, m2_imag = _moments(values.imag)
+        return number, real, imag, m2_real + m2_imag
+    return _guarded(values) or _exact(flattened(values))
 
 
 def _guarded(values: Tensor) -> Moments | None:
@@ -135,7 +219,7 @@ def _guarded(values: Tensor) -> Moments | None:
             total += piece.sum().item()
     mean = total / (size or 1)
     m2 = energy - total * mean
-    return (size, mean, m2) if total * mean <= _CANCELS * m2 and _TINY < energy < _HUGE else None
+    return (size, mean, 0.0, m2) if total * mean <= _CANCELS * m2 and _TINY < energy < _HUGE else None
 
 
 def _energy(values: Tensor) -> float:
@@ -189,7 +273,7 @@ def flattened(values: Tensor) -> Array:
 
 def _exact(flat: Array) -> Moments:
     """Return the moments by float64 deviations from the first value, so that constants have none."""
-    total: Moments = (0, 0.0, 0.0)
+    total = _NOTHING
     if not flat.size:
         return total
     first = float(flat[0])
@@ -199,25 +283,19 @@ def _exact(flat: Array) -> Moments:
             part -= first
             shift = float(part.mean())
             part -= shift
-            total = merged(total, (part.size, first + shift, float(np.vdot(part, part))))
+            total = merged(total, (part.size, first + shift, 0.0, float(np.vdot(part, part))))
     return total
-
-
-def _complex_moments(values: Tensor) -> Moments:
-    values = values.detach().resolve_conj()
-    n, real, m2_real = moments(values.real)
-    _, imag, m2_imag = moments(values.imag)
-    return n, complex(real.real, imag.real), m2_real + m2_imag
 
 
 def merged(a: Moments, b: Moments) -> Moments:
     """Return the moments of the union of two sets (Chan, Golub & LeVeque 1979, eq. 2.1).
 
-    >>> merged((2, 1.5, 0.5), (1, 6.0, 0.0))
-    (3, 3.0, 14.0)
+    >>> merged((2, 1.5, 0, 0.5), (1, 6.0, 0, 0.0))
+    (3, 3.0, 0.0, 14.0)
     """
-    n = a[0] + b[0]
-    if n == 0:
-        return a
-    delta = b[1] - a[1]
-    return n, a[1] + delta * b[0] / n, a[2] + b[2] + abs(delta) ** 2 * a[0] * b[0] / n
+    if not a[0] or not b[0]:
+        return a if a[0] else b
+    number = a[0] + b[0]
+    real, imag = b[1] - a[1], b[2] - a[2]
+    m2 = a[3] + b[3] + (real * real + imag * imag) * a[0] * b[0] / number
+    return number, a[1] + real * b[0] / number, a[2] + imag * b[0] / number, m2

@@ -7,29 +7,53 @@ into memory that exists, but must not depend on how often it ran.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lightning_init.signals import fast
 from lightning_init.signals.catalogue import FULL, LEAN
-from lightning_init.signals.statistics import Moments, Summary, merge, pooled, summarize
+from lightning_init.signals.fast import Table
+from lightning_init.signals.statistics import Summary, merge, summarize
 from lightning_init.signals.transfer import Sent, Transfer
 
 Transfers: TypeAlias = Callable[[torch.device], Transfer]
 Bounds: TypeAlias = tuple[float, float]
 
-Content: TypeAlias = tuple[Moments | None, Sequence[Summary | Sent], Sent | None]
-"""The moments of what was reduced here; summaries of the rest; how many units are dead, and how many were seen."""
-
 _DEAD = 1  # what is known of a unit; 0: nothing, 2: it lives
 
 
+class Rest(NamedTuple):
+    """What a gauge had pooled beside its row.
+
+    Args:
+        summaries: of tensors, some perhaps on their way from a device.
+        units: how many units are dead, and how many were seen; None if it follows none.
+    """
+
+    summaries: list[Summary | Sent]
+    units: Sent | None
+
+
+class Others:
+    """Which gauges of a group hold more than their rows: a look at each gauge would cost more than all the rest.
+
+    Attributes:
+        sent: those that were given what rows do not take.
+        traced: whether compiled graphs write to any.
+    """
+
+    __slots__ = ("sent", "traced")
+
+    def __init__(self) -> None:
+        self.sent: set[Gauge] = set()
+        self.traced = False
+
+
 class Gauge:
-    """Pools tensors; `take` hands over what there is and starts afresh.
+    """Pools tensors until it is read, together with the other gauges of its signal (`Gauges`).
 
     Args:
         series: tag -> statistic.
@@ -38,11 +62,13 @@ class Gauge:
         unit_dim: gives the dimension of the units of a tensor; `zero_fraction` is then the share of the units that
             are zero in all of it (dead units). None: the share of the values that are zero.
 
-    >>> gauge = Gauge({"activation_variance/0": "variance", "activation_max/0": "max"})
-    >>> gauge.add(torch.tensor([1.0, 2.0]))
-    >>> gauge.add(torch.tensor([6.0]))
-    >>> Taken([gauge]).values()
-    {'activation_variance/0': 4.666666666666667, 'activation_max/0': 6.0}
+    Attributes:
+        row: where the moments of tensors on the CPU are pooled, if more is not asked for.
+        lean: whether it is not.
+        of_moments: tag -> formula, of the statistics that need no more than moments.
+        tags: all of them.
+        others: of its group.
+        traced: whether compiled graphs write to it.
     """
 
     def __init__(
@@ -56,32 +82,26 @@ class Gauge:
         self.lean = set(series.values()) <= set(LEAN)
         self.of_moments = [(tag, LEAN[name]) for tag, name in series.items() if name in LEAN]
         self._of_summary = [(tag, FULL[name]) for tag, name in series.items() if name in FULL]
-        if unit_dim is not None:
-            self._of_summary = [(tag, formula) for tag, formula in self._of_summary if series[tag] != "zero_fraction"]
-        self._dead_tag = next((tag for tag, name in series.items() if name == "zero_fraction"), "")
+        self._dead_tag = None if unit_dim is None else next((t for t in series if series[t] == "zero_fraction"), None)
+        self.row = Table(1).row(0)
         self._transfers = transfers
         self._bounds = bounds
-        self._moments: Moments | None = None
         self._summaries: list[Summary | Sent] = []
-        self._follows_units = unit_dim is not None and "zero_fraction" in series.values()
         self._unit_dim = unit_dim
         self._units: Tensor | None = None  # what is known of each unit
         self._state: Tensor | None = None  # what compiled graphs write to
         self._unit_state: Tensor | None = None  # the same, for units
-        self.traced = False  # whether compiled graphs write to it
+        self.others = Others()
+        self.traced = False
 
     def add(self, values: Tensor) -> None:
         """Pool `values` with what came before."""
         if self.lean and values.is_cpu:
-            self.pool(fast.moments(values))
+            self.row.add(values)
             return
         self._send(summarize(values, self._bounds, only_moments=self.lean))
-        if self._follows_units and values.ndim and values.numel():
+        if self._dead_tag is not None and values.ndim and values.numel():
             self._pool_units(self._seen(values.detach()))
-
-    def pool(self, moments: Moments) -> None:
-        """Pool the moments of some values with what came before."""
-        self._moments = moments if self._moments is None else fast.merged(self._moments, moments)
 
     def prepare(self, device: torch.device, units: int) -> None:
         """Make room on `device` for what compiled graphs will pool.
@@ -94,7 +114,7 @@ class Gauge:
             return  # graphs of an earlier fit go on writing to it
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._state = torch.tensor(Summary(), dtype=dtype, device=device)
-        if self._follows_units:
+        if self._dead_tag is not None:
             self._unit_state = torch.zeros(units, dtype=torch.uint8, device=device)
 
     def trace(self, values: Tensor) -> None:
@@ -102,32 +122,28 @@ class Gauge:
         if self._state is not None and values.numel():
             part = summarize(values, self._bounds, only_moments=self.lean).to(self._state)
             self._state.copy_(torch.stack(merge(self._state.unbind(), part.unbind(), torch.minimum, torch.maximum)))
-            self.traced = True
+            self.traced = self.others.traced = True
             if self._unit_state is not None and values.ndim:
                 seen = self._seen(values.detach())
                 if len(seen) <= len(self._unit_state):
                     known = self._unit_state[: len(seen)]
                     known.copy_(torch.maximum(known, seen))
 
-    def take(self) -> Content | None:
-        """Return what was pooled and forget it; None if there was nothing."""
+    def take_rest(self) -> Rest:
+        """Return what was pooled beside its row, and forget it."""
         if self.traced:
             self._collect()
-        moments, self._moments = self._moments, None
-        if not self._summaries:
-            return None if moments is None else (moments, (), None)
         summaries, self._summaries = self._summaries, []
-        return moments, summaries, self._take_units()
+        return Rest(summaries, self._take_units())
 
     def values(self, summary: Summary, units: Sent | None = None) -> dict[str, float]:
         """Return tag -> value; nothing if all that was pooled was empty."""
         if not summary.number:
             return {}
-        moments = summary.moments
-        values = {tag: formula(moments) for tag, formula in self.of_moments}
-        values.update((tag, formula(summary)) for tag, formula in self._of_summary)
+        values = {tag: formula(*summary[:4]) for tag, formula in self.of_moments}
+        values.update((tag, formula(summary)) for tag, formula in self._of_summary if tag != self._dead_tag)
         dead, seen = units() if units is not None else (0, 0)
-        if seen:
+        if seen and self._dead_tag is not None:
             values[self._dead_tag] = dead / seen
         return values
 
@@ -163,60 +179,8 @@ class Gauge:
         return self._transfers(counts.device).put(counts)
 
     def _send(self, row: Tensor) -> None:
+        self.others.sent.add(self)
         if self._transfers is None or row.is_cpu:
             self._summaries.append(Summary(*row.tolist()))
         else:
             self._summaries.append(self._transfers(row.device).put(row))
-
-
-class Taken:
-    """What some gauges had pooled.
-
-    Args:
-        gauges: they forget it.
-
-    Attributes:
-        contents: of each gauge; None where there was nothing.
-    """
-
-    def __init__(self, gauges: Sequence[Gauge]) -> None:
-        self._gauges = gauges
-        self.contents = [gauge.take() for gauge in gauges]
-
-    def rows(self) -> list[Summary]:
-        """Return a summary for each gauge, after waiting for what was sent."""
-        return [_summary(content) for content in self.contents]
-
-    def lone(self) -> set[str]:
-        """Return the tags of what was a single number."""
-        rows = zip(self._gauges, self.rows(), strict=True)
-        return {tag for gauge, row in rows if row.number == 1 for tag in gauge.tags}
-
-    def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
-        """Return tag -> value, of `rows` pooled over the ranks where these are given."""
-        values: dict[str, float] = {}
-        if rows is not None:
-            for gauge, row in zip(self._gauges, rows, strict=True):
-                values.update(gauge.values(row))
-            return values
-        for gauge, content in zip(self._gauges, self.contents, strict=True):
-            if content is None:
-                continue
-            moments, summaries, units = content
-            if moments is None or summaries or not gauge.lean:
-                values.update(gauge.values(_summary(content), units))
-            elif moments[0]:
-                for tag, formula in gauge.of_moments:
-                    values[tag] = formula(moments)
-        return values
-
-
-def _summary(content: Content | None) -> Summary:
-    if content is None:
-        return Summary()
-    moments, summaries, _ = content
-    parts = [Summary(*part()) if callable(part) else part for part in summaries]
-    if moments is not None:
-        number, mean, m2 = moments
-        parts.append(Summary(number, mean.real, mean.imag, m2))
-    return pooled(parts)

@@ -40,11 +40,12 @@ class GradientNorms:
         owned = [(f"gradient_norm/{layer.name}", layer.parameters) for layer in layers]
         claimed = {parameter for _, parameters in owned for parameter in parameters}
         rest = tuple(parameter for parameter in model.parameters() if parameter not in claimed)
-        self._groups = [(tag, parameters) for tag, parameters in [*owned, ("", rest)] if parameters]
+        groups = [(tag, parameters) for tag, parameters in [*owned, ("", rest)] if parameters]
+        self._groups = [tag for tag, _ in groups]
+        self._owned = [(owner, one) for owner, (_, parameters) in enumerate(groups) for one in parameters]
         self._transfers = transfers
         self._gradient = gradient
-        self._energies = [0.0] * len(self._groups)
-        self._steps = [0] * len(self._groups)
+        self._energies, self._steps = [0.0] * len(groups), [0] * len(groups)
         self._sent: list[tuple[list[int], Sent]] = []
 
     def add(self, parameters: Collection[nn.Parameter] | None = None, scale: Tensor | None = None) -> None:
@@ -54,29 +55,25 @@ class GradientNorms:
             parameters: those of the optimizer; None takes every gradient there is.
             scale: that the gradients still carry (of AMP's GradScaler); None if they carry none.
         """
+        owned = self._owned if parameters is None else [pair for pair in self._owned if pair[1] in parameters]
+        reached = [(owner, one) for owner, parameter in owned if (one := self._gradient(parameter)) is not None]
+        here = [pair for pair in reached if pair[1].is_cpu]
         factor = 1.0 if scale is None or not scale.is_cpu else float(scale) ** -2
-        here: list[tuple[int, Tensor]] = []
-        elsewhere: list[tuple[int, Tensor]] = []
-        for owner, (_, owned) in enumerate(self._groups):
-            reached = False
-            for parameter in owned:
-                gradient = self._gradient(parameter)
-                if gradient is not None and (parameters is None or parameter in parameters):
-                    reached = True
-                    (here if gradient.is_cpu else elsewhere).append((owner, gradient))
-            self._steps[owner] += reached
         for (owner, _), energy in zip(here, fast.energies([gradient for _, gradient in here]), strict=True):
             self._energies[owner] += energy * factor
-        self._send(elsewhere, scale)
+        for owner in {owner for owner, _ in reached}:
+            self._steps[owner] += 1
+        if len(here) < len(reached):
+            self._send([pair for pair in reached if not pair[1].is_cpu], scale)
 
     @property
     def tags(self) -> list[str]:
         """The tags of the layers and of the total."""
-        return [tag for tag, _ in self._groups if tag] + [TOTAL]
+        return [tag for tag in self._groups if tag] + [TOTAL]
 
     def take(self) -> Norms:
         """Return what was measured, and start afresh."""
-        norms = Norms([tag for tag, _ in self._groups], self._energies, self._steps, self._sent)
+        norms = Norms(self._groups, self._energies, self._steps, self._sent)
         self._energies, self._steps, self._sent = [0.0] * len(self._groups), [0] * len(self._groups), []
         return norms
 

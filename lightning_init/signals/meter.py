@@ -244,8 +244,7 @@ def _nonzero_units(module: nn.Module, values: Tensor) -> Tensor:
 def summary_of(values: Tensor) -> Summary:
     """Return the summary of `values`, as far as the moments go."""
     if values.is_cpu:
-        number, mean, m2 = fast.moments(values)
-        return Summary(number, mean.real, mean.imag, m2)
+        return fast.summary(values)
     return Summary(*summarize(values, only_moments=True).tolist())
 
 

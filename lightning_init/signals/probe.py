@@ -17,7 +17,9 @@ from typing_extensions import Self
 from lightning_init.placement import Place
 from lightning_init.signals import fast
 from lightning_init.signals.catalogue import Wanted
-from lightning_init.signals.gauge import Gauge, Taken
+from lightning_init.signals.fast import Rows
+from lightning_init.signals.gauge import Gauge
+from lightning_init.signals.gauges import Gauges
 from lightning_init.signals.gradients import GradientNorms
 from lightning_init.signals.layers import Layer, find_layers
 from lightning_init.signals.outputs import bounds_of, most_units, unit_dim
@@ -80,28 +82,27 @@ class Probe:
             for name, place in layer.weights.items()
             if not (isinstance(self._shards, Shards) and self._shards.flattened(place))
         ]
-        self._weights = [
+        weights = [
             (self._gauge("weight", name, wanted.weights), place) for name, place in self._readable if wanted.weights
         ]
-        self._resident: dict[Gauge, nn.Parameter] = {}
-        self._computed: list[tuple[Gauge, Place]] = []
-        for gauge, place in self._weights:
-            if gauge.lean and place.kind == "direct" and place.parameter.is_cpu and not self._shards.divided:
-                self._resident[gauge] = place.parameter
-            else:
-                self._computed.append((gauge, place))
+        self._weights = Gauges([gauge for gauge, _ in weights])
+        at_once = [pair for pair in weights if self._is_resident(*pair)]
+        self._resident = Rows([gauge.row for gauge, _ in at_once])
+        self._resident_weights = [place.parameter for _, place in at_once]
+        self._computed = [pair for pair in weights if not self._is_resident(*pair)]
         self._taps = [
             (layer, Tap(layer.name, self._activation_gauge(layer, wanted.activations), self._switch))
             for layer in self.layers
             if wanted.activations
         ]
-        self._activations = [tap.gauge for _, tap in self._taps]
+        self._activations = Gauges([tap.gauge for _, tap in self._taps])
         moments = [name for name in wanted.gradients if name != "norm"]
         self._gradients = [
             (self._gauge("gradient", layer.name, moments), layer.parameters)
             for layer in self.layers
             if moments and layer.parameters
         ]
+        self._gradient_gauges = Gauges([gauge for gauge, _ in self._gradients])
         self._norms = (
             GradientNorms(self.layers, model, self._transfer, self._shards.gradient)
             if "norm" in wanted.gradients
@@ -156,15 +157,9 @@ class Probe:
     @property
     def tags(self) -> list[str]:
         """Every tag that a point may have, in the order of its values."""
-        gauges = [gauge for gauge, _ in self._weights]
-        gauges += self._activations
-        gauges += [gauge for gauge, _ in self._gradients]
         norms = self._norms.tags if self._norms is not None else []
-        return [
-            *(tag for gauge in gauges for tag in gauge.tags),
-            *norms,
-            *(tag for one in self._updates for tag in one.tags),
-        ]
+        updates = [tag for one in self._updates for tag in one.tags]
+        return [*self._weights.tags, *self._activations.tags, *self._gradient_gauges.tags, *norms, *updates]
 
     @property
     def divided(self) -> bool:
@@ -228,8 +223,7 @@ class Probe:
         if self._weighed:
             return
         self._weighed = True
-        for gauge, moments in zip(self._resident, fast.moments_of_each([*self._resident.values()]), strict=True):
-            gauge.pool(moments)
+        self._resident.add(self._resident_weights)
         for gauge, place in self._computed:
             gauge.add(self._shards.read(place))
         for update in self._updates:
@@ -249,17 +243,21 @@ class Probe:
                 samples[f"gradient_histogram/{layer.name}"] = values if scale is None else values / scale
 
     def _take(self) -> Reading:
-        activations = Taken(self._activations)
-        called = zip(self._taps, activations.contents, strict=True)
-        self.silent = {layer.name: _reason(layer, tap) for (layer, tap), content in called if content is None}
+        activations = self._activations.take()
+        uncalled = [self._taps[row] for row in activations.empty()]
+        self.silent = {layer.name: _reason(layer, tap) for layer, tap in uncalled}
         norms = [] if self._norms is None else [self._norms.take()]
         return Reading(
-            Taken([gauge for gauge, _ in self._weights]),
+            self._weights.take(),
             activations,
-            [Taken([gauge for gauge, _ in self._gradients]), *norms, *(update.take() for update in self._updates)],
+            [self._gradient_gauges.take(), *norms, *(update.take() for update in self._updates)],
             travels=bool(self._transfers),
             divided=self._shards.divided,
         )
+
+    def _is_resident(self, gauge: Gauge, place: Place) -> bool:
+        """Return whether the weight is a parameter that lies on the CPU as a whole, and moments are asked for alone."""
+        return gauge.lean and place.kind == "direct" and place.parameter.is_cpu and not self._shards.divided
 
     def _gauge(self, signal: str, name: str, statistics: Sequence[str]) -> Gauge:
         return Gauge({f"{signal}_{one}/{name}": one for one in statistics}, self._transfer)

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_init.signals.gauge import Taken
+from lightning_init.signals.gauges import Taken
 from lightning_init.signals.statistics import Summary, pooled
 
 Gather: TypeAlias = Callable[[Tensor], Tensor]

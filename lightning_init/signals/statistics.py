@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 _Number = TypeVar("_Number", float, Tensor)
-
-Moments: TypeAlias = tuple[float, "float | complex", float]
-"""How many values there are, their mean, and the sum of their squared absolute deviations from it."""
 
 
 class Summary(NamedTuple):
@@ -45,11 +42,6 @@ class Summary(NamedTuple):
     saturated: float = 0.0
     nonfinite: float = 0.0
 
-    @property
-    def moments(self) -> Moments:
-        """The first three of them."""
-        return self.number, complex(self.mean, self.imag) if self.imag else self.mean, self.m2
-
 
 def wide(values: Tensor) -> Tensor:
     """Return `values` detached, dense and in the dtype they are reduced in: float64, or float32 where there is none.
@@ -73,7 +65,7 @@ def summarize(values: Tensor, bounds: tuple[float, float] | None = None, *, only
     Args:
         values: any shape, also empty; any floating or complex dtype.
         bounds: of the nonlinearity that made them, to count what is saturated.
-        only_moments: leave out what `Summary.moments` does not need.
+        only_moments: leave out what number, mean, variance and norm do not need.
 
     >>> Summary(*summarize(torch.tensor([1.0, 2.0, 6.0])).tolist()).m2
     14.0

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from lightning_init.signals.catalogue import LEAN
-from lightning_init.signals.gauge import Gauge, Taken, Transfers
+from lightning_init.signals.gauge import Gauge, Transfers
+from lightning_init.signals.gauges import Gauges, Taken
 from lightning_init.signals.statistics import Summary
 
 
@@ -30,6 +30,7 @@ class Update:
         self.tags = [f"update_{one}/{name}" for one in statistics]
         self._change = Gauge({**series, "change": "norm"} if self._ratio else series, transfers)
         self._size = Gauge({"size": "norm"}, transfers)
+        self._gauges = Gauges([self._change, self._size])
         self._before: Tensor | None = None
 
     def before(self) -> None:
@@ -46,7 +47,7 @@ class Update:
 
     def take(self) -> Change:
         """Return what was measured, and start afresh."""
-        return Change(self._name, Taken([self._change]), Taken([self._size]) if self._ratio else None)
+        return Change(self._name, self._gauges.take())
 
 
 class Change:
@@ -54,25 +55,21 @@ class Change:
 
     Args:
         name: of the weight in the logs.
-        change: what was taken of the change; nothing if nothing was updated.
-        size: what was taken of the weight before it; None where no ratio is asked for.
+        taken: what was measured of the change, and where a ratio is asked for of the weight before it.
     """
 
-    def __init__(self, name: str, change: Taken, size: Taken | None) -> None:
+    def __init__(self, name: str, taken: Taken) -> None:
         self._name = name
-        self._change = change
-        self._size = size
+        self._taken = taken
 
     def rows(self) -> list[Summary]:
         """Return the summaries of the change and of the weight before it."""
-        return self._change.rows() + (self._size.rows() if self._size is not None else [])
+        return self._taken.rows()
 
     def values(self, rows: Sequence[Summary] | None = None) -> dict[str, float]:
         """Return tag -> value."""
-        values = self._change.values(None if rows is None else rows[:1])
-        changed = values.pop("change", None)
-        if changed is not None and self._size is not None:
-            (size,) = self._size.rows() if rows is None else rows[1:]
-            before = LEAN["norm"](size.moments)
+        values = self._taken.values(rows)
+        changed, before = values.pop("change", None), values.pop("size", None)
+        if changed is not None and before is not None:
             values[f"update_ratio/{self._name}"] = changed / before if before else math.inf if changed else 0.0
         return values

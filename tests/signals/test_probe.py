@@ -363,8 +363,7 @@ def test_the_work_of_a_step_grows_linearly_with_the_layers():
 
 def test_on_steps_that_are_not_measured_the_hooks_do_nothing(monkeypatch):
     model, reduced = mlp(), []
-    for name in ("add", "pool"):
-        monkeypatch.setattr(Gauge, name, lambda *_, name=name: reduced.append(name))
+    monkeypatch.setattr(Gauge, "add", lambda *_: reduced.append("add"))
     with Probe(model) as probe:
         probe.open()
         model(torch.ones(5, 6))

@@ -1,7 +1,9 @@
 """Statistics equal a float64 reference to 1e-4, for tensors that are easy to get wrong."""
 
+import copy
 import itertools
 import math
+import pickle
 from unittest.mock import Mock
 
 import numpy as np
@@ -10,15 +12,15 @@ import torch
 
 from lightning_init.signals import fast
 from lightning_init.signals.catalogue import FULL, LEAN
-from lightning_init.signals.gauge import Gauge, Taken
-from lightning_init.signals.kernel import compiled
+from lightning_init.signals.gauge import Gauge
+from lightning_init.signals.gauges import Gauges
 from lightning_init.signals.statistics import Summary, pooled, summarize
 
 
 @pytest.fixture(params=["with Numba", "without"], autouse=True)
 def way(request, monkeypatch):
     """Both of the ways to read float32, whatever else has run in this process."""
-    kernel = compiled() if request.param == "with Numba" else None
+    kernel = fast.compiled() if request.param == "with Numba" else None
     if kernel is None and request.param == "with Numba":
         pytest.skip("Numba is not installed: pip install lightning-init[fast]")
     monkeypatch.setattr(fast, "_kernel", kernel)
@@ -71,9 +73,10 @@ def reference(values):
 
 def measured(statistics, *parts):
     gauge = Gauge({name: name for name in statistics})
+    gauges = Gauges([gauge])
     for part in parts:
         gauge.add(part)
-    return Taken([gauge]).values()
+    return gauges.take().values()
 
 
 @pytest.mark.parametrize("name", TENSORS)
@@ -141,7 +144,7 @@ def test_conjugates_and_negatives_that_torch_has_not_carried_out_are_read():
 def test_sparse_tensors_are_read():
     sparse = torch.sparse_coo_tensor([[0, 2, 2]], [1.0, 3.0, 1.0], (4,), check_invariants=True)
     assert fast.energies([sparse]) == [17.0]
-    assert fast.moments(sparse)[:2] == (2, 2.5)
+    assert fast.summary(sparse)[:2] == (2, 2.5)
 
 
 MIXED = [
@@ -162,23 +165,25 @@ def test_the_energies_of_many_equal_the_reference_and_those_of_each():
     assert fast.energies([]) == []
 
 
+def moments_of_each(tensors):
+    table = fast.Table(len(tensors))
+    fast.Rows([table.row(index) for index in range(len(tensors))]).add(tensors)
+    return list(zip(*table.take(), strict=True))
+
+
 def test_the_moments_of_many_are_those_of_each():
     plain = [drawn(n, seed=n) for n in (10, 9000, 100_000)] + [drawn(3) * math.nan, torch.empty(0)]
     for tensors in (plain, MIXED, []):
-        for one, got in zip(tensors, fast.moments_of_each(tensors), strict=True):
-            expected = fast.moments(one)
-            assert got[0] == expected[0]
-            assert [got[1].real, got[1].imag, got[2]] == pytest.approx(
-                [expected[1].real, expected[1].imag, expected[2]], rel=1e-9, abs=1e-60, nan_ok=True
-            )
+        for one, got in zip(tensors, moments_of_each(tensors), strict=True):
+            assert got == pytest.approx(fast.summary(one)[:4], rel=1e-9, abs=1e-60, nan_ok=True)
 
 
 def test_what_has_lost_its_memory_has_no_values():
     for dtype in (torch.float32, torch.float64):
         freed = torch.ones(1000, dtype=dtype)
         freed.untyped_storage().resize_(0)
-        assert fast.moments(freed)[0] == 0
-        assert [one[0] for one in fast.moments_of_each([freed, torch.ones(2)])] == [0, 2]
+        assert fast.summary(freed).number == 0
+        assert [one[0] for one in moments_of_each([freed, torch.ones(2)])] == [0, 2]
         assert fast.energies([freed, torch.ones(2)]) == [0.0, 2.0]
 
 
@@ -192,8 +197,9 @@ def test_pooling_is_the_same_in_any_order():
 
 def test_saturation_counts_what_is_near_the_bounds():
     gauge = Gauge({"activation_saturation/0": "saturation"}, bounds=(-1.0, 1.0))
+    gauges = Gauges([gauge])
     gauge.add(torch.tensor([-1.0, -0.99, 0.0, 0.5, 0.97, 0.985, 1.0, 0.2]))
-    assert Taken([gauge]).values() == {"activation_saturation/0": 0.5}
+    assert gauges.take().values() == {"activation_saturation/0": 0.5}
 
 
 def test_unguarded_sums_would_be_wrong():
@@ -204,11 +210,34 @@ def test_unguarded_sums_would_be_wrong():
 
 
 def test_a_numba_that_refuses_to_be_imported_is_told_of_and_done_without(monkeypatch):
-    monkeypatch.setattr("lightning_init.signals.kernel._compile", Mock(side_effect=ImportError("Numba needs NumPy 1")))
+    monkeypatch.setattr("importlib.import_module", Mock(side_effect=ImportError("Numba needs NumPy 1")))
     with pytest.warns(UserWarning, match="Numba cannot be used.*needs NumPy 1"):
-        assert compiled.__wrapped__() is None
+        assert fast.compiled.__wrapped__() is None
 
 
 def test_without_numba_nothing_is_compiled(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert compiled.__wrapped__() is None
+    assert fast.compiled.__wrapped__() is None
+
+
+def test_a_kernel_that_cannot_be_kept_on_disk_is_compiled_all_the_same(monkeypatch):
+    kernel = pytest.importorskip("lightning_init.signals.kernel")
+
+    def njit(signature, *, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: (signature, function)
+
+    monkeypatch.setattr(kernel, "njit", njit)
+    assert kernel._compiled("void()")(len) == ("void()", len)
+
+
+def test_a_copied_row_writes_to_a_table_of_its_own():
+    """The kernel writes to an address: a copy must not keep that of the first."""
+    table = fast.Table(1)
+    row = table.row(0)
+    for copied in (copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))):
+        copied(row).add(torch.ones(3))
+        copied(fast.Rows([row])).add([torch.ones(3)])
+        assert copied(row).address != row.address
+    assert table.take()[0] == [0.0]
