@@ -34,7 +34,9 @@ def prepare(launcher: DictConfig) -> None:
     context.set_start_method("forkserver", force=True)  # Hydra's plugin leaves no other way to say it
     multiprocessing.set_forkserver_preload(["examples.preloaded"])
     given = os.environ.get(THREADS)
-    os.environ[THREADS] = given or str(max(cpu_count() // effective_n_jobs(launcher.n_jobs), 1))  # as joblib itself does
+    os.environ[THREADS] = given or str(
+        max(cpu_count() // effective_n_jobs(launcher.n_jobs), 1)
+    )  # as joblib itself does
     try:
         forkserver.ensure_running()
     finally:
