@@ -287,7 +287,8 @@ class SignalMonitor(Callback):
         """Measure gradients, unscaled and not yet clipped, and weights, not yet updated."""
         del pl_module
         if self._probe is not None and self._open is not None:
-            self._probe.before_update(parameters_of(optimizer, trainer), scale_of(optimizer, trainer))
+            scale = scale_of(optimizer, trainer) if self._scaled else None
+            self._probe.before_update(parameters_of(optimizer, trainer), scale)
             if self._watch is not None and (self._watch.more or not self._inspected):
                 self._inspect(self._watch, self._open, trainer)
 
