@@ -106,10 +106,17 @@ class ImageData(pl.LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = IndexBatches(len(data), batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world)
         workers = self.num_workers if shuffle else 0
-        # In a process of Hydra's joblib launcher, the usual way to start workers is joblib's, which cannot pickle them.
-        by_joblib = workers > 0 and multiprocessing.get_start_method() == "loky"
-        context = "fork" if by_joblib else None
+        context = "fork" if workers and _in_joblib() else None
         return DataLoader(data, sampler=batches, batch_size=None, num_workers=workers, multiprocessing_context=context)
+
+
+def _in_joblib() -> bool:
+    """Return whether this is a process of the joblib launcher's.
+
+    There the usual way to start workers is joblib's, which cannot pickle them, or each would import torch again.
+    """
+    method = multiprocessing.get_start_method()
+    return method == "loky" or (method == "forkserver" and multiprocessing.parent_process() is not None)
 
 
 def _shrunk(images: Images, factor: int) -> Images:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import threading
 import traceback
@@ -14,7 +13,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
-from examples import arguments, launch, progress
+from examples import arguments, imports, launch, progress
 from examples.errors import UsageError, check_target
 
 
@@ -40,7 +39,8 @@ class SweepCallback(Callback):
         progress.plan(sweep, total, swept)
         print(f"{total} runs into {sweep}  (interrupted? repeat the command with hydra.sweep.dir={sweep})", flush=True)
         if launch.has_processes(config.hydra.launcher):  # this one only waits for them, and can import meanwhile
-            threading.Thread(target=importlib.import_module, args=("examples.compare",)).start()
+            launch.prepare(config.hydra.launcher)
+            threading.Thread(target=imports.heavy, args=("examples.compare",)).start()
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Write and print the comparison; end with an error if no run came through."""

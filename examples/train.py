@@ -6,37 +6,22 @@ python -m examples.train -m initializer=zeros,normal,xavier_uniform,he_normal se
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import hydra
 from omegaconf import DictConfig
 
-from examples import arguments, names, sizes  # noqa: F401  (they register the resolvers of conf/)
+from examples import arguments, imports, names, sizes  # noqa: F401  (they register the resolvers of conf/)
 from examples.errors import UsageError
 
 
 @hydra.main(version_base="1.3", config_path=str(arguments.CONF), config_name="config")
 def train(config: DictConfig) -> float:
     """Run one job and return its final validation accuracy, which Hydra's Optuna sweeper maximises."""
-    with _uncollected():
-        from examples import job  # takes seconds; a process that only hands jobs to a launcher does without
+    imports.heavy("examples.job")  # seconds; a process that only hands jobs to a launcher does without
+    from examples import job
 
     return job.run_job(config)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from looking again and again at modules, which stay."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """The command line: single runs, sweeps, resuming, and what a user gets to read after a mistake."""
 
-import gc
 import json
 import multiprocessing
 import os
@@ -14,7 +13,6 @@ import pytest
 from making import TINY, command
 
 from examples import arguments, names
-from examples import train as train_module
 from examples.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,18 +40,6 @@ def test_a_single_run_writes_below_its_output_directory(train, tmp_path, capsys)
     assert list(result.parent.glob("events.out.tfevents.*"))
     assert not list(tmp_path.rglob("version_*"))
     assert "he_normal: " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("switch", [gc.enable, gc.disable])
-def test_the_garbage_collector_rests_while_jobs_are_imported_and_then_is_as_it_was(switch):
-    try:
-        switch()
-        before = gc.isenabled()
-        with train_module._uncollected():
-            assert not gc.isenabled()
-        assert gc.isenabled() == before
-    finally:
-        gc.enable()
 
 
 def test_a_sweep_keeps_failed_and_diverged_runs_and_compares(train, tmp_path, capsys):
