@@ -4,7 +4,7 @@
 
 Times the start of a run, and a sweep of 5 initializers x 3 seeds on digits: one run after another, and with joblib on
 two cores if its plugin is installed; for both how the time is shared among imports, runs and comparison. Both are made
-three times in turn, and the fastest of each is told, as whatever else a machine does only makes them slower. Writes
+three times in turn: told are the median of each, and of the three ratios, with their range. Writes
 benchmarks/results/sweep.json, with the load of the machine. Linux only.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import ctypes
 import importlib.util
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -135,10 +136,12 @@ def main() -> None:
     repeats = 1 if options.quick else REPEATS
     made = [{name: sweep(*grid, *more) for name, more in launchers.items()} for _ in range(repeats)]
     for name in launchers:
-        figures[name] = min((found[name] for found in made), key=lambda found: found["all"])
-        figures[f"{name}: each"] = [found[name]["all"] for found in made]
+        found = sorted((each[name] for each in made), key=lambda one: one["all"])
+        figures[name] = found[len(found) // 2]
+        figures[f"{name}: each"] = [each[name]["all"] for each in made]
     if TWO in launchers:
-        figures["joblib faster by"] = figures[ONE]["all"] / figures[TWO]["all"]
+        ratios = [each[ONE]["all"] / each[TWO]["all"] for each in made]
+        figures["joblib faster by"] = [statistics.median(ratios), min(ratios), max(ratios)]
     results.write(
         "sweep", {"command": "python -m benchmarks.sweep", "seconds": figures, "load": [before, os.getloadavg()[0]]}
     )

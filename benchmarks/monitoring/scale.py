@@ -48,24 +48,28 @@ def soak(steps: int) -> dict[str, object]:
     }
 
 
-def depth(layers: int, *, totals: bool) -> dict[str, object]:
-    """Time what monitoring adds to a step of a model of `layers` linear layers of width 8."""
+def depth(layers: int, *, totals: bool, seconds: float = 15.0) -> dict[str, object]:
+    """Time what monitoring adds to a step of a model of `layers` linear layers of width 8.
+
+    The median over pairs of neighbouring steps, one with the probe and one without: at least ten, for `seconds`.
+    """
     torch.manual_seed(0)
     net = nn.Sequential(*[nn.Linear(8, 8) for _ in range(layers)])
     x = torch.randn(4, 8)
     probe = Probe(net, layers=() if totals else None)
     times: dict[bool, list[float]] = {True: [], False: []}
-    for step in range(20):
-        on = step % 2 == 0
-        (probe.attach if on else probe.detach)()
-        began = time.perf_counter()
-        if on:
-            probe.open()
-        net.zero_grad()
-        net(x).sum().backward()
-        if on:
-            probe.before_update()
-            probe.close().values()
-        times[on].append(time.perf_counter() - began)
-    added = float(np.median(times[True][2:]) - np.median(times[False][2:]))
-    return {"layers": layers, "totals_only": totals, "added_us_per_layer": round(1e6 * added / layers, 2)}
+    until = time.perf_counter() + seconds
+    while len(times[True]) < 12 or time.perf_counter() < until:
+        for on in (True, False):
+            (probe.attach if on else probe.detach)()
+            began = time.perf_counter()
+            if on:
+                probe.open()
+            net.zero_grad()
+            net(x).sum().backward()
+            if on:
+                probe.before_update()
+                probe.close().values()
+            times[on].append(time.perf_counter() - began)
+    added = np.median(np.subtract(times[True], times[False])[2:])  # the first two warm up
+    return {"layers": layers, "totals_only": totals, "added_us_per_layer": round(1e6 * float(added) / layers, 2)}
