@@ -24,10 +24,12 @@ def _compiled(signature: str, **options: Any) -> Callable[[_Function], _Function
     """Compile a function for one signature; keep the outcome on disk, where there is a place for it."""
 
     def compiled(function: _Function) -> _Function:
+        made: _Function
         try:
-            return njit(signature, cache=True, **options)(function)  # type: ignore[no-any-return]
+            made = njit(signature, cache=True, **options)(function)
         except Exception:  # noqa: BLE001 (of many kinds: no place for a cache, one that is damaged or of other versions)
-            return njit(signature, **options)(function)  # type: ignore[no-any-return]
+            made = njit(signature, **options)(function)
+        return made
 
     return compiled
 

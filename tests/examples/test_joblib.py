@@ -40,7 +40,7 @@ def settings(place):
 
 
 def gone(directory):
-    for _ in range(200):
+    for _ in range(600):
         if not processes(directory):
             return True
         time.sleep(0.1)
@@ -53,7 +53,7 @@ def test_they_make_the_comparison_that_one_process_makes(tmp_path, monkeypatch):
     printed, warned = sweep.communicate()
     assert sweep.returncode == 0, warned
     assert gone(tmp_path / "two")
-    assert "Warning" not in warned, warned
+    assert "multi-threaded" not in warned, warned  # a fork amid threads may hang
     assert "8/8" in printed
     command(monkeypatch, *GRID, f"hydra.sweep.dir={tmp_path / 'one'}")
     one, two = (pd.read_csv(tmp_path / name / "runs.csv").drop(columns="seconds") for name in ("one", "two"))
