@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_init._interrupts import finished_before_interrupts
 from lightning_init.assignment import Assignment, Reading, entries
+from lightning_init.initializers import drawing
 from lightning_init.initializers.pretrained import Given
 from lightning_init.placement import address, restored_on_error
 from lightning_init.plan import Plan
@@ -44,6 +45,7 @@ def apply_(plan: Plan) -> Report:
         with restored_on_error(assignment.place for assignment in fallible):
             drawn = {assignment.name: _write_alone_(plan, assignment) for assignment in fallible}
             to_the_end.enter_context(finished_before_interrupts())
+        drawing.prepare(sum(assignment.place.parameter.numel() for assignment in certain))
         achieved = _each(lambda assignment: _written_std_(plan, assignment), certain)
     achieved.update(_each(_achieved_std, [one for one in plan.assignments if one.name not in achieved]))
     return plan.report([Reading(achieved[a.name], drawn.get(a.name)) for a in plan.assignments])

@@ -12,7 +12,7 @@ import lightning_init
 PACKAGE = Path(lightning_init.__file__).parent
 # Each may import what stands in the layers before it, and its own.
 LAYERS = [
-    {"_suggest", "_names", "_running", "_interrupts"},
+    {"_suggest", "_names", "_running", "_interrupts", "kernels"},
     {"nonlinearities", "_evaluation", "_quadrature", "_roots"},
     {"fans", "gains"},
     {"mean_field"},
@@ -34,7 +34,7 @@ LAYERS = [
     {"__init__"},
 ]
 CORE = {"torch", "lightning", "tensorboard", "numpy", "typing_extensions", "google"}  # google: tensorboard's protobuf
-OPTIONAL = {"signals/kernel.py": {"numba"}}  # imported by name, where Numba is installed
+OPTIONAL = {"kernels": {"numba"}}  # loaded by name, where Numba is installed
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -75,9 +75,9 @@ def test_imports_run_one_way(path):
 def test_importing_needs_only_the_core_dependencies(path):
     top = ast.Module([n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)], [])
     names = {name for node in top.body for name in _names(node)}
-    extra = OPTIONAL.get(str(path.relative_to(PACKAGE)), set())
+    extra = OPTIONAL.get(part(path), set())
     assert {name.split(".")[0] for name in names} <= CORE | extra | {"lightning_init"} | sys.stdlib_module_names
-    assert not any(name.startswith("lightning_init.signals.kernel") for name in names)
+    assert part(path) == "kernels" or not any(name.startswith("lightning_init.kernels.") for name in names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

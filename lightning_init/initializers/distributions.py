@@ -1,7 +1,7 @@
 """Distributions with given parameters: uniform, normal and the two things that are called a truncated normal.
 
-The functions `uniform_`, `normal_` and `truncated_normal_` are the only places that draw; every random elementwise
-initializer is one of them with a std of its own. On real tensors they make the primitive calls of `torch.nn.init`.
+Every random elementwise initializer is one of the functions `uniform_`, `normal_` and `truncated_normal_` with a std
+of its own. On real tensors they give what the calls of `torch.nn.init` give.
 On complex ones the real and the imaginary part follow the law independently, with deviations divided by sqrt 2 and the
 mean real, so that `E|z - mean|^2` is the law's variance.
 """
@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_init.fans import Fans, Shape
+from lightning_init.initializers import drawing
 from lightning_init.initializers._checks import number
 from lightning_init.initializers.base import Initializer
-
-_PART = 1 << 18
 
 CUT = 2.0
 """Keras and JAX cut their truncated normals at this many stds of the untruncated normal."""
@@ -27,13 +26,12 @@ CUT = 2.0
 
 def uniform_(values: Tensor, low: float, high: float, generator: torch.Generator | None) -> None:
     """Fill `values` from U[low, high)."""
-    _fill_(values, (low + high) / 2, lambda real: real.uniform_(low, high, generator=generator))
+    _fill_(values, (low + high) / 2, lambda real: drawing.uniform_(real, low, high, generator))
 
 
 def normal_(values: Tensor, mean: float, std: float, generator: torch.Generator | None) -> None:
     """Fill `values` from N(mean, std^2)."""
-    for part in in_cache(values):
-        _fill_(part, mean, lambda real: real.normal_(mean, std, generator=generator))
+    _fill_(values, mean, lambda real: drawing.normal_(real, mean, std, generator))
 
 
 def trunc_normal_(
@@ -57,26 +55,12 @@ def truncated_normal_(values: Tensor, mean: float, std: float, generator: torch.
     limit, sigma = math.erf(CUT / math.sqrt(2)), std / CUT_STD
 
     def draw(real: Tensor) -> None:
-        real.uniform_(-limit, limit, generator=generator).erfinv_().mul_(sigma * math.sqrt(2)).add_(mean)
+        drawing.uniform_(real, -limit, limit, generator)
+        real.erfinv_().mul_(sigma * math.sqrt(2)).add_(mean)
         real.clamp_(mean - CUT * sigma, mean + CUT * sigma)  # erfinv may round to just outside
 
-    for part in in_cache(values):
+    for part in drawing.in_cache(values):
         _fill_(part, mean, draw)
-
-
-def in_cache(values: Tensor) -> tuple[Tensor, ...]:
-    """Return views of all entries, in order, that are small enough to stay in a CPU's cache while they are drawn.
-
-    torch draws a normal tensor in two passes over the memory, in groups of 16 entries, of which the last overlaps the
-    one before: parts of a multiple of 16 entries, the last one with at least 16, get the same values to the bit.
-
-    >>> [len(part) for part in in_cache(torch.empty(2 * _PART + 15))]
-    [262144, 262159]
-    """
-    if values.device.type != "cpu" or values.numel() < 2 * _PART or not values.is_contiguous():
-        return (values,)
-    whole = values.numel() // _PART - 1
-    return torch.split(values.view(-1), [_PART] * whole + [values.numel() - whole * _PART])
 
 
 def _fill_(values: Tensor, mean: float, draw: Callable[[Tensor], object]) -> None:

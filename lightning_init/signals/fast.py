@@ -1,6 +1,6 @@
 """The short way to mean, variance and norm of tensors on the CPU: one compiled pass, or two guarded dot products.
 
-With Numba installed (`pip install lightning-init[fast]`) and after `prepare`, `lightning_init.signals.kernel` reads
+With Numba installed (`pip install lightning-init[fast]`) and after `prepare`, `lightning_init.kernels.moments` reads
 the values once. Without, a call of NumPy's dot product costs less than a torch reduction, which counts where tensors
 are small (`vdot`, since `dot` warns about overflow); where they are large, `torch.var` does not keep up with the
 memory, and a dot product and a sum do: piece by piece, so that the second finds in the cache what the first brought.
@@ -11,13 +11,8 @@ or underflow, go the exact way in float64.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import logging
-import warnings
 from array import array
 from collections.abc import Callable, Sequence
-from functools import cache
 from types import ModuleType
 from typing import TypeAlias
 
@@ -26,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lightning_init import kernels
 from lightning_init.signals.statistics import Summary
 
 Array: TypeAlias = npt.NDArray[np.float32]
@@ -46,22 +42,9 @@ _kernel: ModuleType | None = None  # until `prepare`: not every use is worth the
 
 
 def prepare() -> None:
-    """Have the compiled pass ready, where Numba is installed; the first call of a process compiles or loads it."""
+    """Have the compiled pass ready, where Numba is installed."""
     global _kernel
-    _kernel = compiled()
-
-
-@cache
-def compiled() -> ModuleType | None:
-    """Return the kernel, or None without a Numba that works here."""
-    if importlib.util.find_spec("numba") is None:
-        return None
-    logging.getLogger("numba").setLevel(logging.WARNING)  # a root logger of level DEBUG would print all byte code
-    try:
-        return importlib.import_module("lightning_init.signals.kernel")
-    except Exception as error:  # noqa: BLE001 (of many kinds: a NumPy newer than Numba, a library of LLVM that is missing)
-        warnings.warn(f"Numba cannot be used, so that SignalMonitor is slower than it could be: {error}", stacklevel=2)
-        return None
+    _kernel = kernels.load("moments")
 
 
 class Table:

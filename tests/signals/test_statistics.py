@@ -4,13 +4,13 @@ import copy
 import itertools
 import math
 import pickle
-import sys
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
+from lightning_init import kernels
 from lightning_init.signals import fast
 from lightning_init.signals.catalogue import FULL, LEAN
 from lightning_init.signals.gauge import Gauge
@@ -21,7 +21,7 @@ from lightning_init.signals.statistics import Summary, pooled, summarize
 @pytest.fixture(params=["with Numba", "without"], autouse=True)
 def way(request, monkeypatch):
     """Both of the ways to read float32, whatever else has run in this process."""
-    kernel = fast.compiled() if request.param == "with Numba" else None
+    kernel = kernels.load("moments") if request.param == "with Numba" else None
     if kernel is None and request.param == "with Numba":
         pytest.skip("Numba is not installed: pip install lightning-init[fast]")
     monkeypatch.setattr(fast, "_kernel", kernel)
@@ -195,7 +195,7 @@ def test_what_another_thread_pools_in_the_meantime_counts_too(monkeypatch):
 
 def test_the_kernel_does_not_give_way_to_threads_that_run_the_same_layer():
     """Without the GIL, what two of them pool at once may get lost."""
-    kernel = pytest.importorskip("lightning_init.signals.kernel")
+    kernel = pytest.importorskip("lightning_init.kernels.moments")
     assert not kernel.pool.targetoptions.get("nogil", False)
     assert kernel.pool_each.targetoptions["nogil"]  # once per step, and the tensors may be large
 
@@ -240,38 +240,6 @@ def test_unguarded_sums_would_be_wrong():
     values = TENSORS["mean 1e3, std 1e-3"].numpy()
     naive = float(values.dot(values)) / values.size - float(values.mean()) ** 2
     assert naive != pytest.approx(np.var(values.astype(np.float64)), rel=0.1)
-
-
-@pytest.mark.parametrize("error", [ImportError("Numba needs NumPy 1"), OSError("libllvmlite.so is missing")])
-def test_a_numba_that_does_not_work_is_told_of_and_done_without(monkeypatch, error):
-    monkeypatch.setattr("importlib.import_module", Mock(side_effect=error))
-    with pytest.warns(UserWarning, match=f"Numba cannot be used.*{error}"):
-        assert fast.compiled.__wrapped__() is None
-
-
-def test_a_numba_that_is_told_not_to_compile_is_done_without(monkeypatch):
-    config = pytest.importorskip("numba").config
-    monkeypatch.setattr(config, "DISABLE_JIT", True)
-    monkeypatch.delitem(sys.modules, "lightning_init.signals.kernel", raising=False)
-    with pytest.warns(UserWarning, match="Numba cannot be used.*NUMBA_DISABLE_JIT is set"):
-        assert fast.compiled.__wrapped__() is None
-
-
-def test_without_numba_nothing_is_compiled(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert fast.compiled.__wrapped__() is None
-
-
-def test_a_kernel_that_cannot_be_kept_on_disk_is_compiled_all_the_same(monkeypatch):
-    kernel = pytest.importorskip("lightning_init.signals.kernel")
-
-    def njit(signature, *, cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: (signature, function)
-
-    monkeypatch.setattr(kernel, "njit", njit)
-    assert kernel._compiled("void()")(len) == ("void()", len)
 
 
 def test_a_copied_row_writes_to_the_copy_of_its_table():
