@@ -1,7 +1,8 @@
 """Moments and energies of float32 values in memory, in one pass compiled by Numba.
 
-One call takes the place of several of BLAS or torch, and float64 sums of deviations from the first value cancel
-nowhere.
+One call takes the place of several of BLAS or torch. Deviations from the first value are summed in float32 over runs
+that are short enough for 1e-6, and the sums of the runs in float64; where squares overflow or underflow, or the first
+value lies far from the others, so that the difference of two sums would cancel, all is summed in float64.
 """
 
 from __future__ import annotations
@@ -11,24 +12,69 @@ from numba import carray
 
 from lightning_init.kernels.memory import compiled, doubles, floats, integers
 
+_RUN = 1024  # values that are summed in float32, in four places at once
+_TINY, _HUGE = 1e-30, 1e37  # sums of squares of float32 outside of this have lost digits to underflow, or overflowed
+_CANCELS = 100.0  # squared distance of the mean over variance above which float32 sums cost more than 1e-5
+_SUMS = {"fastmath": {"reassoc", "contract"}}  # in any order
 
-@compiled("UniTuple(float64, 2)(int64, int64)", fastmath={"reassoc", "contract"})  # sums in any order
+
+@compiled("UniTuple(float32, 2)(int64, int64, int64, float32)", **_SUMS)
+def _short_sums(address: int, size: int, stride: int, origin: float) -> tuple[float, float]:
+    """Return the sums of the deviations from `origin`, and of their squares, in float32, of four runs of `size` values.
+
+    The runs begin `stride` values after each other, far enough for memory to answer side by side.
+    """
+    a, b = carray(floats(address), size), carray(floats(address + 4 * stride), size)
+    c, d = carray(floats(address + 8 * stride), size), carray(floats(address + 12 * stride), size)
+    total = squares = np.float32(0)
+    for i in range(size):
+        p, q, r, s = a[i] - origin, b[i] - origin, c[i] - origin, d[i] - origin
+        total += p + q + r + s
+        squares += p * p + q * q + r * r + s * s
+    return total, squares
+
+
+@compiled("UniTuple(float64, 2)(int64, int64, float64)", **_SUMS)
+def _exact_sums(address: int, size: int, origin: float) -> tuple[float, float]:
+    """Return the same in float64."""
+    values = carray(floats(address), size)
+    total = squares = 0.0
+    for i in range(size):
+        deviation = values[i] - origin
+        total += deviation
+        squares += deviation * deviation
+    return total, squares
+
+
+@compiled("UniTuple(float64, 2)(int64, int64, float32)")
+def _sums(address: int, size: int, origin: float) -> tuple[float, float]:
+    """Return the same in float32 where that is exact enough."""
+    quarter = size // 4
+    total, squares = _exact_sums(address + 16 * quarter, size - 4 * quarter, origin)
+    for start in range(0, quarter, _RUN):
+        number, first = min(_RUN, quarter - start), address + 4 * start
+        some, their_squares = _short_sums(first, number, quarter, origin)
+        if _TINY < their_squares < _HUGE:
+            total += some
+            squares += their_squares
+        else:
+            for run in range(4):
+                more, more_squares = _exact_sums(first + 4 * quarter * run, number, origin)
+                total += more
+                squares += more_squares
+    return total, squares
+
+
+@compiled("UniTuple(float64, 2)(int64, int64)")
 def _moments(address: int, size: int) -> tuple[float, float]:
     """Return the mean of `size` float32 at `address`, and the sum of their squared deviations from it."""
-    values = carray(floats(address), size)
-    first = np.float64(values[0])
-    total = squares = 0.0
-    quarter = size // 4
-    for i in range(quarter):  # in four places at once, which memory answers side by side
-        a, b = values[i] - first, values[i + quarter] - first
-        c, d = values[i + 2 * quarter] - first, values[i + 3 * quarter] - first
-        total += a + b + c + d
-        squares += a * a + b * b + c * c + d * d
-    for i in range(4 * quarter, size):
-        rest = values[i] - first
-        total += rest
-        squares += rest * rest
-    return first + total / size, squares - total * total / size
+    first = carray(floats(address), 1)[0]
+    total, squares = _sums(address, size, first)
+    shift = total * total / size
+    if shift > _CANCELS * (squares - shift):
+        total, squares = _exact_sums(address, size, first)
+        shift = total * total / size
+    return first + total / size, squares - shift
 
 
 @compiled("void(int64, int64, int64)")  # with the GIL: several threads may run a layer, and pool into its row
@@ -68,21 +114,10 @@ def pool_each(count: int, addresses: int, sizes: int, rows: int) -> None:
         pool(address[i], size[i], row[i])
 
 
-@compiled("void(int64, int64, int64, int64)", nogil=True, fastmath={"reassoc", "contract"})
+@compiled("void(int64, int64, int64, int64)", nogil=True)
 def energies(count: int, addresses: int, sizes: int, found: int) -> None:
     """Write the sum of the squares of each of `count` tensors, float64, to the address `found`."""
     address, size = carray(integers(addresses), count), carray(integers(sizes), count)
     sums = carray(doubles(found), count)
     for i in range(count):
-        total = 0.0
-        if address[i] != 0:
-            values = carray(floats(address[i]), size[i])
-            quarter = size[i] // 4
-            for j in range(quarter):
-                a, b = np.float64(values[j]), np.float64(values[j + quarter])
-                c, d = np.float64(values[j + 2 * quarter]), np.float64(values[j + 3 * quarter])
-                total += a * a + b * b + c * c + d * d
-            for j in range(4 * quarter, size[i]):
-                rest = np.float64(values[j])
-                total += rest * rest
-        sums[i] = total
+        sums[i] = _sums(address[i], size[i], np.float32(0))[1] if address[i] != 0 else 0.0
