@@ -30,6 +30,7 @@ Moments: TypeAlias = tuple[float, float, float, float]
 from it: the first fields of a `Summary`."""
 
 _TYPES = (Tensor, nn.Parameter)  # others may keep their values elsewhere, as AsyncCollectiveTensor does
+_SINGLE, _STRIDED = torch.float32, torch.strided
 _CHUNK = 8192  # above it BLAS libraries start threads of their own, beside those of torch
 _PIECE = 1 << 16  # 256 KB, which a cache holds; float32 dot products err by 1e-6 here, by 2e-5 for constants
 _ONES: Array = np.ones(_CHUNK, np.float32)
@@ -58,7 +59,7 @@ class Table:
     >>> table = Table(2)
     >>> table.row(1).add(torch.tensor([1.0, 2.0]))
     >>> table.row(1).add(torch.tensor([6.0]))
-    >>> table.take()
+    >>> [column.tolist() for column in table.take()]
     [[0.0, 3.0], [0.0, 3.0], [0.0, 0.0], [0.0, 14.0]]
     """
 
@@ -70,31 +71,46 @@ class Table:
         """Return one of the rows, to be added to."""
         return Row(self, index)
 
-    def take(self) -> list[list[float]]:
+    def take(self) -> list[array[float]]:
         """Return the columns: number, mean (real part, imaginary part), squared deviations; start afresh."""
-        numbers = self.numbers.tolist()
+        columns = [self.numbers[column::4] for column in range(4)]
         self.numbers[:] = self._cleared
-        return [numbers[column::4] for column in range(4)]
+        return columns
 
 
 class Row:
-    """One row of a table."""
+    """One row of a table.
 
-    __slots__ = ("_start", "_table", "address")
+    Attributes:
+        elsewhere: takes what is not on the CPU; None where nothing else is added.
+    """
+
+    __slots__ = ("_start", "_table", "address", "elsewhere")
 
     def __init__(self, table: Table, index: int) -> None:
         self._table = table
         self._start = 4 * index
         self.address = table.numbers.buffer_info()[0] + _BYTES * index
+        self.elsewhere: Callable[[Tensor], None] | None = None
 
     def __reduce__(self) -> tuple[type[Row], tuple[Table, int]]:
         """Copies belong to a copy of the table, at another address."""
         return Row, (self._table, self._start // 4)
 
     def add(self, values: Tensor) -> None:
-        """Pool `values`, on the CPU, of any shape, dtype and layout, with what came before."""
-        if _kernel is not None and _is_plain(values):
+        """Pool `values`, of any shape, dtype and layout, with what came before."""
+        if (  # what `_is_plain` says, at the price of no further call
+            _kernel is not None
+            and type(values) in _TYPES
+            and values.dtype is _SINGLE
+            and values.is_cpu
+            and values.layout is _STRIDED
+            and (values.is_contiguous() or values.is_contiguous(memory_format=torch.channels_last))
+            and not values.is_neg()
+        ):
             _kernel.pool(values.data_ptr(), values.numel(), self.address)
+        elif self.elsewhere is not None and not values.is_cpu:
+            self.elsewhere(values)
         elif _kernel is None or values.is_complex() or values.dtype is torch.float64:
             found = _moments(values)  # first: other threads may pool in the meantime
             number, mean, imag, m2 = self._table.numbers[self._start : self._start + 4]
@@ -109,18 +125,16 @@ class Rows:
     """Rows that tensors are added to all at once, for less than one at a time.
 
     Args:
-        rows: one for each tensor.
-        adds: take the tensors one by one where that is not possible; by default the rows do, from the CPU alone.
+        rows: one for each tensor; they take the tensors one by one where that is not possible.
 
     >>> table = Table(2)
     >>> Rows([table.row(0), table.row(1)]).add([torch.tensor([1.0, 3.0]), torch.ones(3)])
-    >>> table.take()
+    >>> [column.tolist() for column in table.take()]
     [[2.0, 3.0], [2.0, 1.0], [0.0, 0.0], [2.0, 0.0]]
     """
 
-    def __init__(self, rows: Sequence[Row], adds: Sequence[Callable[[Tensor], None]] | None = None) -> None:
+    def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
-        self._adds = adds or [row.add for row in rows]
         self._addresses = array("q", [row.address for row in rows])
 
     def __reduce__(self) -> tuple[type[Rows], tuple[Sequence[Row]]]:
@@ -134,8 +148,8 @@ class Rows:
             addresses, sizes = array("q", map(Tensor.data_ptr, tensors)), array("q", map(Tensor.numel, tensors))
             _kernel.pool_each(len(tensors), _address(addresses), _address(sizes), _address(self._addresses))
         else:
-            for add, values in zip(self._adds, tensors, strict=True):
-                add(values)
+            for row, values in zip(self._rows, tensors, strict=True):
+                row.add(values)
 
 
 def summary(values: Tensor) -> Summary:
@@ -156,8 +170,14 @@ def energies(tensors: Sequence[Tensor]) -> list[float]:
     >>> energies([torch.tensor([3.0, 4.0]), torch.tensor([2j])])
     [25.0, 4.0]
     """
+    found = energies_at_once(tensors)
+    return [_energy(values) for values in tensors] if found is None else found
+
+
+def energies_at_once(tensors: Sequence[Tensor]) -> list[float] | None:
+    """Return the same, if one call of the kernel can do it; None if not."""
     if _kernel is None or not all(map(_is_plain, tensors)):
-        return [_energy(values) for values in tensors]
+        return None
     addresses, sizes = array("q", map(Tensor.data_ptr, tensors)), array("q", map(Tensor.numel, tensors))
     found = array("d", bytes(8 * len(tensors)))
     _kernel.energies(len(tensors), _address(addresses), _address(sizes), _address(found))
@@ -172,9 +192,9 @@ def _is_plain(values: Tensor) -> bool:
     """Return whether the values are float32 that lie in this machine's memory one after the other, in any order."""
     return (
         type(values) in _TYPES
-        and values.dtype is torch.float32
+        and values.dtype is _SINGLE
         and values.is_cpu
-        and values.layout is torch.strided
+        and values.layout is _STRIDED
         and (values.is_contiguous() or values.is_contiguous(memory_format=torch.channels_last))
         and not values.is_neg()
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lightning_init.signals.catalogue import FULL, LEAN
-from lightning_init.signals.fast import Table
+from lightning_init.signals.fast import Row, Table
 from lightning_init.signals.statistics import Summary, merge, summarize
 from lightning_init.signals.transfer import Sent, Transfer
 
@@ -63,6 +63,7 @@ class Gauge:
             are zero in all of it (dead units). None: the share of the values that are zero.
 
     Attributes:
+        add: pools a tensor with what came before.
         row: where the moments of tensors on the CPU are pooled, if more is not asked for.
         lean: whether it is not.
         of_moments: tag -> formula, of the statistics that need no more than moments.
@@ -83,7 +84,6 @@ class Gauge:
         self.of_moments = [(tag, LEAN[name]) for tag, name in series.items() if name in LEAN]
         self._of_summary = [(tag, FULL[name]) for tag, name in series.items() if name in FULL]
         self._dead_tag = None if unit_dim is None else next((t for t in series if series[t] == "zero_fraction"), None)
-        self.row = Table(1).row(0)
         self._transfers = transfers
         self._bounds = bounds
         self._summaries: list[Summary | Sent] = []
@@ -91,14 +91,16 @@ class Gauge:
         self._units: Tensor | None = None  # what is known of each unit
         self._state: Tensor | None = None  # what compiled graphs write to
         self._unit_state: Tensor | None = None  # the same, for units
-        self.others = Others()
         self.traced = False
+        self.use(Table(1).row(0), Others())
 
-    def add(self, values: Tensor) -> None:
-        """Pool `values` with what came before."""
-        if self.lean and values.is_cpu:
-            self.row.add(values)
-            return
+    def use(self, row: Row, others: Others) -> None:
+        """Pool in `row` from now on, and let `others` know what is pooled beside it."""
+        self.row, self.others = row, others
+        row.elsewhere = self._reduce
+        self.add: Callable[[Tensor], None] = row.add if self.lean else self._reduce
+
+    def _reduce(self, values: Tensor) -> None:
         self._send(summarize(values, self._bounds, only_moments=self.lean))
         if self._dead_tag is not None and values.ndim and values.numel():
             self._pool_units(self._seen(values.detach()))
@@ -140,7 +142,8 @@ class Gauge:
         """Return tag -> value; nothing if all that was pooled was empty."""
         if not summary.number:
             return {}
-        values = {tag: formula(*summary[:4]) for tag, formula in self.of_moments}
+        moments = [[moment] for moment in summary[:4]]
+        values = {tag: formula(*moments)[0] for tag, formula in self.of_moments}
         values.update((tag, formula(summary)) for tag, formula in self._of_summary if tag != self._dead_tag)
         dead, seen = units() if units is not None else (0, 0)
         if seen and self._dead_tag is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import TypeAlias
 
-from lightning_init.signals.catalogue import OfMoments
+from lightning_init.signals.catalogue import Column, OfMoments
 from lightning_init.signals.fast import Table
 from lightning_init.signals.gauge import Gauge, Others, Rest
 from lightning_init.signals.statistics import Summary, pooled
@@ -37,7 +38,7 @@ class Gauges:
         self._table = Table(len(gauges))
         self._others = Others()
         for index, gauge in enumerate(gauges):
-            gauge.row, gauge.others = self._table.row(index), self._others
+            gauge.use(self._table.row(index), self._others)
         self.tags = [tag for gauge in gauges for tag in gauge.tags]
         self._series = _common_series(gauges) if all(gauge.lean for gauge in gauges) else None
 
@@ -71,7 +72,7 @@ class Taken:
     """
 
     def __init__(
-        self, gauges: Sequence[Gauge], series: Series | None, columns: list[list[float]], rests: dict[int, Rest]
+        self, gauges: Sequence[Gauge], series: Series | None, columns: Sequence[Column], rests: dict[int, Rest]
     ) -> None:
         self._gauges = gauges
         self._series = series
@@ -100,9 +101,10 @@ class Taken:
         """Return tag -> value, of `rows` pooled over the ranks where these are given."""
         values: dict[str, float] = {}
         if rows is None and not self._rests and self._series is not None:
+            seen = self._columns[0]
+            columns = self._columns if all(seen) else [list(compress(column, seen)) for column in self._columns]
             for formula, tags in self._series:
-                moments = zip(tags, *self._columns, strict=True)
-                values.update({tag: formula(n, mean, imag, m2) for tag, n, mean, imag, m2 in moments if n})
+                values.update(zip(compress(tags, seen), formula(*columns), strict=True))
             return values
         units = {row: rest.units for row, rest in self._rests.items() if rows is None}
         for row, (gauge, summary) in enumerate(zip(self._gauges, rows or self.rows(), strict=True)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from itertools import compress
+from operator import truediv
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from lightning_init.signals.statistics import Summary
 from lightning_init.signals.transfer import Sent
 
 TOTAL = "gradient_norm_total"
+_REST = ""  # the tag of the parameters that count in the total alone
 
 
 class GradientNorms:
@@ -40,9 +43,10 @@ class GradientNorms:
         owned = [(f"gradient_norm/{layer.name}", layer.parameters) for layer in layers]
         claimed = {parameter for _, parameters in owned for parameter in parameters}
         rest = tuple(parameter for parameter in model.parameters() if parameter not in claimed)
-        groups = [(tag, parameters) for tag, parameters in [*owned, ("", rest)] if parameters]
+        groups = [(tag, parameters) for tag, parameters in [*owned, (_REST, rest)] if parameters]
         self._groups = [tag for tag, _ in groups]
-        self._owned = [(owner, one) for owner, (_, parameters) in enumerate(groups) for one in parameters]
+        self._owners = [owner for owner, (_, parameters) in enumerate(groups) for _ in parameters]
+        self._parameters = [one for _, parameters in groups for one in parameters]
         self._transfers = transfers
         self._gradient = gradient
         self._energies, self._steps = [0.0] * len(groups), [0] * len(groups)
@@ -55,21 +59,34 @@ class GradientNorms:
             parameters: those of the optimizer; None takes every gradient there is.
             scale: that the gradients still carry (of AMP's GradScaler); None if they carry none.
         """
-        owned = self._owned if parameters is None else [pair for pair in self._owned if pair[1] in parameters]
-        reached = [(owner, one) for owner, parameter in owned if (one := self._gradient(parameter)) is not None]
-        here = [pair for pair in reached if pair[1].is_cpu]
-        factor = 1.0 if scale is None or not scale.is_cpu else float(scale) ** -2
-        for (owner, _), energy in zip(here, fast.energies([gradient for _, gradient in here]), strict=True):
-            self._energies[owner] += energy * factor
-        for owner in {owner for owner, _ in reached}:
+        owners, gradients = self._reached(parameters)
+        for owner in set(owners):
             self._steps[owner] += 1
-        if len(here) < len(reached):
-            self._send([pair for pair in reached if not pair[1].is_cpu], scale)
+        factor = 1.0 if scale is None or not scale.is_cpu else float(scale) ** -2
+        found = fast.energies_at_once(gradients)
+        if found is None:
+            pairs = list(zip(owners, gradients, strict=True))
+            here = [pair for pair in pairs if pair[1].is_cpu]
+            owners, found = [owner for owner, _ in here], fast.energies([gradient for _, gradient in here])
+            if len(here) < len(pairs):
+                self._send([pair for pair in pairs if not pair[1].is_cpu], scale)
+        for owner, energy in zip(owners, found, strict=True):
+            self._energies[owner] += energy * factor
+
+    def _reached(self, parameters: Collection[nn.Parameter] | None) -> tuple[list[int], list[Tensor]]:
+        """Return the gradients there are, and before them the group that each belongs to."""
+        gradients = [one for one in map(self._gradient, self._parameters) if one is not None]
+        if parameters is None and len(gradients) == len(self._owners):
+            return self._owners, gradients
+        pairs = zip(self._owners, self._parameters, strict=True)
+        chosen = [(owner, one) for owner, one in pairs if parameters is None or one in parameters]
+        reached = [(owner, one) for owner, of in chosen if (one := self._gradient(of)) is not None]
+        return [owner for owner, _ in reached], [one for _, one in reached]
 
     @property
     def tags(self) -> list[str]:
         """The tags of the layers and of the total."""
-        return [tag for tag in self._groups if tag] + [TOTAL]
+        return [tag for tag in self._groups if tag != _REST] + [TOTAL]
 
     def take(self) -> Norms:
         """Return what was measured, and start afresh."""
@@ -118,9 +135,9 @@ class Norms:
         self._arrive()
         energies = self._energies if rows is None else [row.m2 for row in rows]
         steps: Sequence[float] = self._steps if rows is None else [row.high for row in rows]
-        means = [energy / count if count else 0.0 for energy, count in zip(energies, steps, strict=True)]
-        groups = zip(self._tags, means, steps, strict=True)
-        values = {tag: math.sqrt(mean) for tag, mean, count in groups if count and tag}
+        means = list(map(truediv, energies, [count or 1 for count in steps]))
+        values = dict(zip(compress(self._tags, steps), compress(map(math.sqrt, means), steps), strict=True))
+        values.pop(_REST, None)
         if any(steps):
             values[TOTAL] = math.sqrt(sum(means))
         return values

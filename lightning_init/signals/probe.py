@@ -87,7 +87,7 @@ class Probe:
         ]
         self._weights = Gauges([gauge for gauge, _ in weights])
         at_once = [pair for pair in weights if self._is_resident(*pair)]
-        self._resident = Rows([gauge.row for gauge, _ in at_once], [gauge.add for gauge, _ in at_once])
+        self._resident = Rows([gauge.row for gauge, _ in at_once])
         self._resident_weights = [place.parameter for _, place in at_once]
         self._computed = [pair for pair in weights if not self._is_resident(*pair)]
         self._taps = [

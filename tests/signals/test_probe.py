@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lightning_init.signals.catalogue import Wanted, statistics_of
-from lightning_init.signals.gauge import Gauge
+from lightning_init.signals.fast import Row
 from lightning_init.signals.layers import first_tensor
 from lightning_init.signals.probe import Probe
 from lightning_init.signals.transfer import Transfer
@@ -408,7 +408,7 @@ def test_the_work_of_a_step_grows_linearly_with_the_layers():
 
 def test_on_steps_that_are_not_measured_the_hooks_do_nothing(monkeypatch):
     model, reduced = mlp(), []
-    monkeypatch.setattr(Gauge, "add", lambda *_: reduced.append("add"))
+    monkeypatch.setattr(Row, "add", lambda *_: reduced.append("add"))
     with Probe(model) as probe:
         probe.open()
         model(torch.ones(5, 6))
