@@ -1,8 +1,9 @@
 """Moments and energies of float32 values in memory, in one pass compiled by Numba.
 
-One call takes the place of several of BLAS or torch. Deviations from the first value are summed in float32 over runs
-that are short enough for 1e-6, and the sums of the runs in float64; where squares overflow or underflow, or the first
-value lies far from the others, so that the difference of two sums would cancel, all is summed in float64.
+One call takes the place of several of BLAS or torch. Deviations from the mean of the first values are summed in float32
+over short runs, and the sums of the runs in float64: both mean and variance are good to 1e-6 of the std so. Where
+squares overflow or underflow, or the mean of the first lies so far from that of all that differences would cancel, all
+is summed in float64.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from lightning_init.kernels.memory import compiled, doubles, floats, integers
+from lightning_init.kernels.memory import bits, compiled, doubles, floats, integers, of_bits
 
-_RUN = 1024  # values that are summed in float32, in four places at once
+_FEW = 256  # values whose mean lies near that of all
+_RUN = 256  # values that are summed in float32, in four places at once
 _TINY, _HUGE = 1e-30, 1e37  # sums of squares of float32 outside of this have lost digits to underflow, or overflowed
-_CANCELS = 100.0  # squared distance of the mean over variance above which float32 sums cost more than 1e-5
+_CANCELS = 100.0  # squared distance of the means over variance above which float32 sums cost more than 1e-5
 _SUMS = {"fastmath": {"reassoc", "contract"}}  # in any order
 
 
@@ -68,13 +70,18 @@ def _sums(address: int, size: int, origin: float) -> tuple[float, float]:
 @compiled("UniTuple(float64, 2)(int64, int64)")
 def _moments(address: int, size: int) -> tuple[float, float]:
     """Return the mean of `size` float32 at `address`, and the sum of their squared deviations from it."""
-    first = carray(floats(address), 1)[0]
-    total, squares = _sums(address, size, first)
-    shift = total * total / size
-    if shift > _CANCELS * (squares - shift):
-        total, squares = _exact_sums(address, size, first)
+    origin = carray(floats(address), 1)[0]
+    if size <= _FEW:
+        total, squares = _exact_sums(address, size, origin)
+    else:
+        total, squares = _exact_sums(address, _FEW, origin)
+        near = np.float32(origin + total / _FEW)
+        origin = of_bits(np.int32(bits(near) & np.int32(-4096)))  # has few digits: most differences from it are exact
+        total, squares = _sums(address, size, origin)
         shift = total * total / size
-    return first + total / size, squares - shift
+        if shift > _CANCELS * (squares - shift):
+            total, squares = _exact_sums(address, size, origin)
+    return origin + total / size, squares - total * total / size
 
 
 @compiled("void(int64, int64, int64)")  # with the GIL: several threads may run a layer, and pool into its row
@@ -102,7 +109,7 @@ def pool(address: int, size: int, row: int) -> None:
     pooled[0] = number
 
 
-@compiled("void(int64, int64, int64, int64)", nogil=True)
+@compiled("void(int64, int64, int64, int64)")
 def pool_each(count: int, addresses: int, sizes: int, rows: int) -> None:
     """Do the same for `count` tensors, each with a row of its own; the arguments of each lie at these addresses."""
     address, size, row = (

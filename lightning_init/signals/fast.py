@@ -31,7 +31,9 @@ Moments: TypeAlias = tuple[float, float, float, float]
 from it: the first fields of a `Summary`."""
 
 _TYPES = {Tensor, nn.Parameter}  # others may keep their values elsewhere, as AsyncCollectiveTensor does
-_KIND = attrgetter("dtype", "layout", "is_cpu")
+_KIND, _ADDRESS = attrgetter("dtype", "layout", "is_cpu"), attrgetter("address")
+version = attrgetter("_version")
+"""How often a tensor was changed in place; none of inference mode."""
 _PLAIN = {(torch.float32, torch.strided, True)}
 _CHUNK = 8192  # above it BLAS libraries start threads of their own, beside those of torch
 _PIECE = 1 << 16  # 256 KB, which a cache holds; float32 dot products err by 1e-6 here, by 2e-5 for constants
@@ -99,6 +101,10 @@ class Row:
         """Copies belong to a copy of the table, at another address."""
         return Row, (self._table, self._start // 4)
 
+    def clear(self) -> None:
+        """Forget what was pooled."""
+        self._table.numbers[self._start : self._start + 4] = array("d", bytes(_BYTES))
+
     def add(self, values: Tensor) -> None:
         """Pool `values`, of any shape, dtype and layout, with what came before."""
         if _kernel is not None and _is_plain(values):
@@ -115,35 +121,21 @@ class Row:
             _kernel.pool(flat.ctypes.data, flat.size, self.address)
 
 
-class Rows:
-    """Rows that tensors are added to all at once, for less than one at a time.
-
-    Args:
-        rows: one for each tensor; they take the tensors one by one where that is not possible.
+def add_each(rows: Sequence[Row], tensors: Sequence[Tensor]) -> None:
+    """Add each tensor to its row, for less than one at a time.
 
     >>> table = Table(2)
-    >>> Rows([table.row(0), table.row(1)]).add([torch.tensor([1.0, 3.0]), torch.ones(3)])
+    >>> add_each([table.row(0), table.row(1)], [torch.tensor([1.0, 3.0]), torch.ones(3)])
     >>> [column.tolist() for column in table.take()]
     [[2.0, 3.0], [2.0, 1.0], [0.0, 0.0], [2.0, 0.0]]
     """
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = rows
-        self._addresses = array("q", [row.address for row in rows])
-
-    def __reduce__(self) -> tuple[type[Rows], tuple[Sequence[Row]]]:
-        """Copies have rows of their own."""
-        return Rows, (self._rows,)
-
-    def add(self, tensors: Sequence[Tensor]) -> None:
-        """Add each tensor to its row."""
-        if _kernel is not None and _are_plain(tensors):
-            assert len(tensors) == len(self._rows)
-            addresses, sizes = array("q", map(Tensor.data_ptr, tensors)), array("q", map(Tensor.numel, tensors))
-            _kernel.pool_each(len(tensors), _address(addresses), _address(sizes), _address(self._addresses))
-        else:
-            for row, values in zip(self._rows, tensors, strict=True):
-                row.add(values)
+    if _kernel is not None and _are_plain(tensors):
+        addresses, sizes = array("q", map(Tensor.data_ptr, tensors)), array("q", map(Tensor.numel, tensors))
+        places = array("q", map(_ADDRESS, rows))
+        _kernel.pool_each(len(tensors), _address(addresses), _address(sizes), _address(places))
+    else:
+        for row, values in zip(rows, tensors, strict=True):
+            row.add(values)
 
 
 def summary(values: Tensor) -> Summary:
@@ -180,6 +172,11 @@ def energies_at_once(tensors: Sequence[Tensor]) -> list[float] | None:
 
 def _address(numbers: array[int] | array[float]) -> int:
     return numbers.buffer_info()[0]
+
+
+def can_wait(values: Tensor) -> bool:
+    """Return whether `add_each` reads tensors like this one in one call, and `_version` would tell of changes."""
+    return _kernel is not None and _is_plain(values) and not values.is_inference() and version(values) == 0
 
 
 def _is_plain(values: Tensor) -> bool:

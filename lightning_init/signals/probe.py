@@ -17,7 +17,6 @@ from typing_extensions import Self
 from lightning_init.placement import Place
 from lightning_init.signals import fast
 from lightning_init.signals.catalogue import Wanted
-from lightning_init.signals.fast import Rows
 from lightning_init.signals.gauge import Gauge
 from lightning_init.signals.gauges import Gauges
 from lightning_init.signals.gradients import GradientNorms
@@ -87,7 +86,7 @@ class Probe:
         ]
         self._weights = Gauges([gauge for gauge, _ in weights])
         at_once = [pair for pair in weights if self._is_resident(*pair)]
-        self._resident = Rows([gauge.row for gauge, _ in at_once])
+        self._resident_rows = [gauge.row for gauge, _ in at_once]
         self._resident_weights = [place.parameter for _, place in at_once]
         self._computed = [pair for pair in weights if not self._is_resident(*pair)]
         self._taps = [
@@ -193,6 +192,7 @@ class Probe:
             parameters: those that are about to be updated; None takes every gradient there is.
             scale: that the gradients still carry (of AMP's GradScaler).
         """
+        self._switch.settle()
         self._weigh()
         self.steps += 1
         if self.samples is not None:
@@ -223,7 +223,7 @@ class Probe:
         if self._weighed:
             return
         self._weighed = True
-        self._resident.add(self._resident_weights)
+        fast.add_each(self._resident_rows, self._resident_weights)
         for gauge, place in self._computed:
             gauge.add(self._shards.read(place))
         for update in self._updates:
@@ -243,9 +243,15 @@ class Probe:
                 samples[f"gradient_histogram/{layer.name}"] = values if scale is None else values / scale
 
     def _take(self) -> Reading:
+        self._switch.end_point()
+        changed = [tap for _, tap in self._taps if tap.changed]
+        for tap in changed:
+            tap.gauge.row.clear()
         activations = self._activations.take()
         uncalled = [self._taps[row] for row in activations.empty()]
         self.silent = {layer.name: _reason(layer, tap) for layer, tap in uncalled}
+        for tap in changed:
+            tap.changed = False
         norms = [] if self._norms is None else [self._norms.take()]
         return Reading(
             self._weights.take(),
@@ -291,6 +297,8 @@ def _reason(layer: Layer, tap: Tap) -> str:
     """Return why a layer was not called."""
     if tap.error is not None:
         return f"its output could not be read: {tap.error}"
+    if tap.changed:
+        return "its output was changed in place, as it was not before; it is measured again from the next step on"
     if isinstance(layer.module, torch.jit.ScriptModule):
         return "torch.jit.script lets no hook into its modules"
     if not tap.switch.model.training:

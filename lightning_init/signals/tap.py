@@ -1,30 +1,86 @@
-"""A tap: the forward hook that shows one layer's output to its gauge."""
+"""A tap: the forward hook that shows one layer's output to its gauge.
+
+A call of the kernel takes longer than to read a small tensor, so small outputs wait until some of them are read in one
+call. That is right as long as nobody changes them in the meantime, as in-place operations do. So each layer's outputs
+are read at once in the first point, and looked at again later: only if they are still the same will those to come wait.
+Of one that is changed all the same its version tells; the layer then has no value at this point, and waits no more.
+"""
 
 from __future__ import annotations
+
+from threading import Lock
 
 import torch
 from torch import Tensor, compiler, nn
 
+from lightning_init.signals import fast
 from lightning_init.signals.gauge import Gauge
 from lightning_init.signals.layers import first_tensor
 from lightning_init.signals.samples import sample
+from lightning_init.signals.statistics import Summary
 
+_SMALL = 1 << 14  # values of an output that may wait
+_MANY = 32  # outputs that wait at most
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 (no public way to ask; torch.utils.checkpoint asks so too)
 
 
 class Switch:
-    """What all taps of a probe share: whether forwards count at the moment.
+    """What all taps of a probe share: whether forwards count at the moment, and the outputs that wait.
 
     Args:
         model: forwards do not count while it is in eval mode.
+
+    Attributes:
+        waiting: taps and outputs that are still to be read.
     """
 
-    __slots__ = ("model", "on", "samples")
+    __slots__ = ("_lock", "_same", "_watched", "model", "on", "samples", "waiting")
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.samples: dict[str, Tensor] | None = None
         self.on = False
+        self.waiting: list[tuple[Tap, Tensor]] = []
+        self._watched: list[tuple[Tap, Tensor, Summary]] = []
+        self._same: dict[Tap, bool] = {}  # of what was watched in this point
+        self._lock = Lock()  # several threads may run a model
+
+    def watch(self, tap: Tap, values: Tensor) -> None:
+        """Look at an output that was read again, after more than would have waited with it."""
+        with self._lock:
+            self._watched.append((tap, values, fast.summary(values)))
+            if len(self._watched) == 2 * _MANY:
+                self._compare(_MANY)
+
+    def read(self) -> None:
+        """Read the outputs that wait."""
+        with self._lock:
+            waiting = self.waiting[:]
+            del self.waiting[: len(waiting)]
+            changed = {tap for tap, values in waiting if fast.version(values)}
+            for tap in changed:
+                tap.waits, tap.changed = False, True
+            kept = [(tap, values) for tap, values in waiting if tap not in changed] if changed else waiting
+            fast.add_each([tap.gauge.row for tap, _ in kept], [values for _, values in kept])
+
+    def settle(self) -> None:
+        """Read all, and look at all that is watched."""
+        self.read()
+        with self._lock:
+            self._compare(len(self._watched))
+
+    def end_point(self) -> None:
+        """Settle, and have the outputs of those taps wait from now on whose outputs have all stayed the same."""
+        self.settle()
+        for tap, same in self._same.items():
+            tap.waits = same
+        self._same = {}
+
+    def _compare(self, number: int) -> None:
+        for tap, values, before in self._watched[:number]:
+            same = fast.version(values) == 0 and fast.summary(values) == before
+            self._same[tap] = same and self._same.get(tap, True)
+        del self._watched[:number]
 
 
 class Tap:
@@ -34,36 +90,57 @@ class Tap:
         name: of the layer.
         gauge: gets the first floating tensor of what the layer returns.
         switch: turns all taps on and off.
+
+    Attributes:
+        waits: whether small outputs wait to be read; None until that is known.
+        changed: whether one of this point was changed while it waited.
     """
 
-    __slots__ = ("error", "gauge", "name", "switch")
+    __slots__ = ("changed", "error", "gauge", "name", "switch", "waits")
 
     def __init__(self, name: str, gauge: Gauge, switch: Switch) -> None:
         self.name = name
         self.gauge = gauge
         self.switch = switch
         self.error: str | None = None  # words alone: the exception's traceback holds the activations
+        self.waits: bool | None = None if gauge.lean else False
+        self.changed = False
 
     def __call__(self, module: nn.Module, args: object, output: object) -> None:
-        """Measure `output` now: an in-place operation may change it as soon as the hook returns."""
+        """Measure `output` now, or have it wait."""
         del module, args
         switch = self.switch
         if compiler.is_compiling():
             if switch.on:  # a graph of its own for the steps that are not logged
                 self._trace(output)
         elif switch.on and _graph_task() == -1 and self.error is None and switch.model.training:
-            values = output if type(output) is Tensor else first_tensor(output)
-            if values is not None:
-                try:
-                    self.gauge.add(values)
-                    if switch.samples is not None:
-                        self._sample(values, switch.samples)
-                except (RuntimeError, TypeError, NotImplementedError) as error:  # e.g. a tensor inside torch.vmap
-                    self.error = str(error)
+            if self.waits and type(output) is Tensor and output.numel() <= _SMALL and switch.samples is None:
+                switch.waiting.append((self, output))
+                if len(switch.waiting) >= _MANY:
+                    switch.read()
+            else:
+                self._measure(output)
 
     def __reduce__(self) -> tuple[type[Idle], tuple[()]]:
         """Copies are not measured: nobody would read them, and they would hold the probe and with it all the model."""
         return Idle, ()
+
+    def _measure(self, output: object) -> None:
+        values = output if type(output) is Tensor else first_tensor(output)
+        if values is None:
+            return
+        try:
+            self.gauge.add(values)
+            if self.switch.samples is not None:
+                self._sample(values, self.switch.samples)
+        except (RuntimeError, TypeError, NotImplementedError) as error:  # e.g. a tensor inside torch.vmap
+            self.error = str(error)
+            return
+        if self.waits is None:
+            if type(output) is Tensor and output.numel() <= _SMALL and fast.can_wait(output):
+                self.switch.watch(self, output)
+            else:
+                self.waits = False
 
     def _sample(self, values: Tensor, samples: dict[str, Tensor]) -> None:
         tag = f"activation_histogram/{self.name}"

@@ -159,6 +159,14 @@ MIXED = [
 ]
 
 
+@pytest.mark.parametrize("n", [100, 1000, 4096, 10**6])
+def test_the_mean_is_good_where_it_is_but_chance(n):
+    """Most weights have a mean of 0, but for the draw: std / sqrt(n) is all that there is to be seen."""
+    for seed in range(5):
+        values = drawn(n, seed=seed)
+        assert measured(("mean",), values)["mean"] == pytest.approx(values.double().mean().item(), abs=1e-5 / n**0.5)
+
+
 def test_the_energies_of_many_equal_the_reference_and_those_of_each():
     plain = [one for one in MIXED if one.dtype is torch.float32 and one.is_contiguous()]
     assert len(plain) > 10
@@ -172,7 +180,7 @@ def test_the_energies_of_many_equal_the_reference_and_those_of_each():
 
 def moments_of_each(tensors):
     table = fast.Table(len(tensors))
-    fast.Rows([table.row(index) for index in range(len(tensors))]).add(tensors)
+    fast.add_each([table.row(index) for index in range(len(tensors))], tensors)
     return list(zip(*table.take(), strict=True))
 
 
@@ -199,8 +207,8 @@ def test_what_another_thread_pools_in_the_meantime_counts_too(monkeypatch):
 def test_the_kernel_does_not_give_way_to_threads_that_run_the_same_layer():
     """Without the GIL, what two of them pool at once may get lost."""
     kernel = pytest.importorskip("lightning_init.kernels.moments")
-    assert not kernel.pool.targetoptions.get("nogil", False)
-    assert kernel.pool_each.targetoptions["nogil"]  # once per step, and the tensors may be large
+    for pool in (kernel.pool, kernel.pool_each):
+        assert not pool.targetoptions.get("nogil", False)
 
 
 def test_what_has_lost_its_memory_has_no_values():
@@ -251,7 +259,6 @@ def test_a_copied_row_writes_to_the_copy_of_its_table():
     row = table.row(0)
     for copied in (copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))):
         copied(row).add(torch.ones(3))
-        copied(fast.Rows([row])).add([torch.ones(3)])
         assert copied(row).address != row.address
         again, (kept,) = copied((table, [row]))
         kept.add(torch.ones(3))
