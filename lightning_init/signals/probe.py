@@ -29,6 +29,8 @@ from lightning_init.signals.tap import Switch, Tap
 from lightning_init.signals.transfer import Transfer
 from lightning_init.signals.updates import Update
 
+_CHANGED = "its output was changed in place, as it was not before; it is measured again from the next step on"
+
 
 class Probe:
     """Measures the signals of a model.
@@ -243,15 +245,12 @@ class Probe:
                 samples[f"gradient_histogram/{layer.name}"] = values if scale is None else values / scale
 
     def _take(self) -> Reading:
-        self._switch.end_point()
-        changed = [tap for _, tap in self._taps if tap.changed]
+        changed = self._switch.end_point()
         for tap in changed:
             tap.gauge.row.clear()
         activations = self._activations.take()
         uncalled = [self._taps[row] for row in activations.empty()]
-        self.silent = {layer.name: _reason(layer, tap) for layer, tap in uncalled}
-        for tap in changed:
-            tap.changed = False
+        self.silent = {layer.name: _CHANGED if tap in changed else _reason(layer, tap) for layer, tap in uncalled}
         norms = [] if self._norms is None else [self._norms.take()]
         return Reading(
             self._weights.take(),
@@ -297,8 +296,6 @@ def _reason(layer: Layer, tap: Tap) -> str:
     """Return why a layer was not called."""
     if tap.error is not None:
         return f"its output could not be read: {tap.error}"
-    if tap.changed:
-        return "its output was changed in place, as it was not before; it is measured again from the next step on"
     if isinstance(layer.module, torch.jit.ScriptModule):
         return "torch.jit.script lets no hook into its modules"
     if not tap.switch.model.training:

@@ -8,6 +8,7 @@ Of one that is changed all the same its version tells; the layer then has no val
 
 from __future__ import annotations
 
+from operator import attrgetter
 from threading import Lock
 
 import torch
@@ -21,6 +22,7 @@ from lightning_init.signals.statistics import Summary
 
 _SMALL = 1 << 14  # values of an output that may wait
 _MANY = 32  # outputs that wait at most
+_row = attrgetter("gauge.row")
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 (no public way to ask; torch.utils.checkpoint asks so too)
 
 
@@ -32,15 +34,17 @@ class Switch:
 
     Attributes:
         waiting: taps and outputs that are still to be read.
+        changed: taps of which an output was changed while it waited, in this point.
     """
 
-    __slots__ = ("_lock", "_same", "_watched", "model", "on", "samples", "waiting")
+    __slots__ = ("_lock", "_same", "_watched", "changed", "model", "on", "samples", "waiting")
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.samples: dict[str, Tensor] | None = None
         self.on = False
         self.waiting: list[tuple[Tap, Tensor]] = []
+        self.changed: set[Tap] = set()
         self._watched: list[tuple[Tap, Tensor, Summary]] = []
         self._same: dict[Tap, bool] = {}  # of what was watched in this point
         self._lock = Lock()  # several threads may run a model
@@ -57,11 +61,17 @@ class Switch:
         with self._lock:
             waiting = self.waiting[:]
             del self.waiting[: len(waiting)]
-            changed = {tap for tap, values in waiting if fast.version(values)}
-            for tap in changed:
-                tap.waits, tap.changed = False, True
-            kept = [(tap, values) for tap, values in waiting if tap not in changed] if changed else waiting
-            fast.add_each([tap.gauge.row for tap, _ in kept], [values for _, values in kept])
+            if not waiting:
+                return
+            taps, outputs = zip(*waiting, strict=True)
+            if any(map(fast.version, outputs)):
+                changed = {tap for tap, values in waiting if fast.version(values)}
+                for tap in changed:
+                    tap.waits = False
+                self.changed |= changed
+                kept = [(tap, values) for tap, values in waiting if tap not in changed]
+                taps, outputs = [tap for tap, _ in kept], [values for _, values in kept]
+            fast.add_each(list(map(_row, taps)), outputs)
 
     def settle(self) -> None:
         """Read all, and look at all that is watched."""
@@ -69,12 +79,18 @@ class Switch:
         with self._lock:
             self._compare(len(self._watched))
 
-    def end_point(self) -> None:
-        """Settle, and have the outputs of those taps wait from now on whose outputs have all stayed the same."""
+    def end_point(self) -> set[Tap]:
+        """Settle, and have those taps wait from now on whose outputs have all stayed the same.
+
+        Returns:
+            The taps of which an output was changed while it waited.
+        """
         self.settle()
         for tap, same in self._same.items():
             tap.waits = same
         self._same = {}
+        changed, self.changed = self.changed, set()
+        return changed
 
     def _compare(self, number: int) -> None:
         for tap, values, before in self._watched[:number]:
@@ -93,10 +109,9 @@ class Tap:
 
     Attributes:
         waits: whether small outputs wait to be read; None until that is known.
-        changed: whether one of this point was changed while it waited.
     """
 
-    __slots__ = ("changed", "error", "gauge", "name", "switch", "waits")
+    __slots__ = ("error", "gauge", "name", "switch", "waits")
 
     def __init__(self, name: str, gauge: Gauge, switch: Switch) -> None:
         self.name = name
@@ -104,7 +119,6 @@ class Tap:
         self.switch = switch
         self.error: str | None = None  # words alone: the exception's traceback holds the activations
         self.waits: bool | None = None if gauge.lean else False
-        self.changed = False
 
     def __call__(self, module: nn.Module, args: object, output: object) -> None:
         """Measure `output` now, or have it wait."""
