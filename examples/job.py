@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from examples import files, progress, run
+from examples import files, launch, progress, run
 from examples.errors import UsageError
 from examples.result import FILE, Result
 
@@ -36,7 +36,7 @@ def run_job(config: DictConfig) -> float:
         except UsageError as error:  # not a failure of this run, so nothing is recorded
             raise SystemExit(f"error: {error}") from None
         if finished is None:
-            _attempt(config, result, directory, sweep)
+            _attempt(config, result, directory, sweep, launch.threads(job.launcher))
         else:
             result = finished
     if _is_first_process():
@@ -61,13 +61,13 @@ def previous(directory: Path, result: Result) -> Result | None:
     return None if found.status == "failed" or found.damaged(directory) else found
 
 
-def _attempt(config: DictConfig, result: Result, directory: Path, sweep: Path | None) -> None:
+def _attempt(config: DictConfig, result: Result, directory: Path, sweep: Path | None, share: int | None) -> None:
     if _is_first_process():  # an attempt may have been interrupted here
         files.remove_parts(directory)
         for leftover in directory.glob("events.out.tfevents.*"):
             leftover.unlink()
     try:
-        run.execute(config, result, directory, in_sweep=sweep is not None)
+        run.execute(config, result, directory, in_sweep=sweep is not None, share=share if sweep else None)
     except Exception as error:
         cause = _cause(error)
         result.status, result.error = "failed", f"{type(cause).__name__}: {cause}"

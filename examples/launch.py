@@ -1,19 +1,27 @@
-"""The processes in which a launcher of Hydra's runs the jobs of a sweep."""
+"""The processes in which a launcher of Hydra's runs the jobs of a sweep.
+
+On Linux those of joblib are forked from one, the server, that has imported all that they need (`examples.preloaded`);
+otherwise each would import it. What macOS brings along for torch and NumPy does not survive a fork.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 SAME = ("n_jobs", "prefer", "verbose", "temp_folder", "max_nbytes", "mmap_mode")
 """What must be equal for joblib to use the processes again."""
-THREADS = "OMP_NUM_THREADS"
+PARENT = "LIGHTNING_INIT_SWEEP"
+"""The environment variable that tells the server who started it."""
 
 
 def has_processes(launcher: DictConfig) -> bool:
@@ -21,27 +29,18 @@ def has_processes(launcher: DictConfig) -> bool:
     return not launcher._target_.endswith(".BasicLauncher")
 
 
+def foresee(arguments: Sequence[str]) -> None:
+    """Start the server if the command line asks for joblib: it then imports while this process still composes."""
+    if "hydra/launcher=joblib" in arguments and {"-m", "--multirun"} & set(arguments):
+        _start_server()
+
+
 def prepare(launcher: DictConfig) -> None:
-    """Start the process that those of the joblib launcher are forked from, and let it import all that they need.
+    """Have the processes of the joblib launcher forked from the server, where there can be one."""
+    if _is_joblib(launcher) and _start_server():
+        from joblib.externals.loky.backend import context
 
-    Otherwise each would import it. Linux only: what macOS brings along for torch and NumPy does not survive a fork.
-    """
-    if not _is_joblib(launcher) or sys.platform != "linux":
-        return
-    from joblib import cpu_count, effective_n_jobs
-    from joblib.externals.loky.backend import context
-
-    context.set_start_method("forkserver", force=True)  # Hydra's plugin leaves no other way to say it
-    multiprocessing.set_forkserver_preload(["examples.preloaded"])
-    given = os.environ.get(THREADS)
-    os.environ[THREADS] = given or str(
-        max(cpu_count() // effective_n_jobs(launcher.n_jobs), 1)
-    )  # as joblib itself does
-    try:
-        forkserver.ensure_running()
-    finally:
-        if given is None:
-            del os.environ[THREADS]
+        context.set_start_method("forkserver", force=True)  # Hydra's plugin leaves no other way to say it
 
 
 @contextmanager
@@ -61,6 +60,35 @@ def processes(launcher: DictConfig) -> Iterator[None]:
             yield
     finally:  # idle by now; to end in good order each would take torch apart, which takes it seconds
         get_reusable_executor(reuse=True).shutdown(kill_workers=True)
+
+
+def threads(launcher: DictConfig) -> int | None:
+    """Return how many threads a run gets that does not say it: its share of the cores; None leaves it to torch."""
+    if not _is_joblib(launcher) or "OMP_NUM_THREADS" in os.environ:
+        return None
+    from joblib import cpu_count
+
+    jobs = launcher.n_jobs if launcher.n_jobs > 0 else max(cpu_count() + 1 + launcher.n_jobs, 1)  # as joblib reads it
+    return max(cpu_count() // jobs, 1)
+
+
+def _start_server() -> bool:
+    """Start the server, unless it runs; return whether it does."""
+    if sys.platform != "linux":
+        return False
+    multiprocessing.set_forkserver_preload(["examples.preloaded"])
+    ours = {PARENT: str(os.getpid()), "OPENBLAS_NUM_THREADS": "1"}  # NumPy's threads would not survive the fork either
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        forkserver.ensure_running()
+    except OSError as error:  # such as a TMPDIR whose name is too long for a socket
+        warnings.warn(f"joblib's processes import for themselves, as none could do it for all: {error}", stacklevel=2)
+        return False
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    return True
 
 
 def _is_joblib(launcher: DictConfig) -> bool:

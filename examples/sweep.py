@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
-from examples import arguments, imports, launch, progress
+from examples import arguments, imports, launch, names, progress, sizes  # noqa: F401  (names, sizes: resolvers of conf/)
 from examples.errors import UsageError, check_target
 
 

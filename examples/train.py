@@ -7,15 +7,14 @@ python -m examples.train -m initializer=zeros,normal,xavier_uniform,he_normal se
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-import hydra
-from omegaconf import DictConfig
+from examples import imports, launch
 
-from examples import arguments, imports, names, sizes  # noqa: F401  (they register the resolvers of conf/)
-from examples.errors import UsageError
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-@hydra.main(version_base="1.3", config_path=str(arguments.CONF), config_name="config")
 def train(config: DictConfig) -> float:
     """Run one job and return its final validation accuracy, which Hydra's Optuna sweeper maximises."""
     imports.heavy("examples.job")  # seconds; a process that only hands jobs to a launcher does without
@@ -26,11 +25,17 @@ def train(config: DictConfig) -> float:
 
 def main() -> None:
     """Check the command line, then hand over to Hydra; mistakes end in one sentence and exit code 1."""
+    launch.foresee(sys.argv[1:])
+    import hydra  # here: it takes as long as that process needs to get going
+
+    from examples import arguments, sweep  # noqa: F401  (it registers the resolvers of conf/)
+    from examples.errors import UsageError
+
     try:
         arguments.check(sys.argv[1:])
     except UsageError as error:
         sys.exit(f"error: {error}")
-    train()
+    hydra.main(version_base="1.3", config_path=str(arguments.CONF), config_name="config")(train)()
 
 
 if __name__ == "__main__":
