@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from joblib.externals.loky import get_reusable_executor
 from making import made_up
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
@@ -43,6 +45,39 @@ def test_processes_of_joblib_draw_the_same_bytes_and_are_gone_afterwards(sweep, 
 
 def test_an_axis_within_one_decade_has_its_own_labels():
     assert [style.power(value) for value in (1e-12, 1, 2.5, 300)] == ["10⁻¹²", "10⁰", "2.5·10⁰", "3·10²"]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 9])
+def test_lines_that_coincide_are_all_seen(tmp_path, epochs):
+    """Of three that lie upon each other each has pixels of its colour, about as many as the others; so do markers."""
+    for name in ("zeros", "ones", "eye"):
+        made_up(tmp_path / name, initializer=name, accuracy=[0.1] * epochs)
+    made_up(tmp_path / "he_normal", initializer="he_normal", accuracy=np.linspace(0.3, 0.9, epochs).tolist())
+    comparison = compared([tmp_path])
+    figure = learning_curves.figure(comparison)
+    (axis,), (legend,) = figure.axes, figure.legends
+    looks = style.looks(comparison)
+    assert [text.get_text() for text in legend.get_texts()] == ["he_normal", "zeros", "ones", "eye"]
+    assert {handle.get_linestyle() for handle in legend.get_lines()} == {"-"}
+    assert "coincide" in legend.get_title().get_text()
+    seen = {name: pixels(figure, axis, looks[name].color) for name in ("zeros", "ones", "eye")}
+    assert min(seen.values()) > 0.3 * max(seen.values()) > 0, seen
+
+
+def pixels(figure, axis, colour):
+    """Return how many pixels within `axis` have nearly this colour."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = axis.get_window_extent()
+    rows = np.asarray(canvas.buffer_rgba())[::-1, :, :3][int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)]
+    return int((np.abs(rows - 255 * np.array(to_rgb(colour))).max(axis=2) < 12).sum())
+
+
+def test_lines_that_part_somewhere_do_not_take_turns(tmp_path):
+    made_up(tmp_path / "zeros", initializer="zeros", accuracy=[0.1, 0.1, 0.1])
+    made_up(tmp_path / "ones", initializer="ones", accuracy=[0.1, 0.1, 0.2])
+    (legend,) = learning_curves.figure(compared([tmp_path])).legends
+    assert legend.get_title().get_text() == ""
 
 
 def test_the_curve_of_one_epoch_has_one_tick(tmp_path):
