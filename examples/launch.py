@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
+from examples.errors import UsageError
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -26,21 +28,34 @@ PARENT = "LIGHTNING_INIT_SWEEP"
 
 def has_processes(launcher: DictConfig) -> bool:
     """Return whether jobs run in other processes than the one that started the sweep."""
-    return not launcher._target_.endswith(".BasicLauncher")
+    return not (launcher._target_.endswith(".BasicLauncher") or (_is_joblib(launcher) and launcher.n_jobs == 1))
 
 
 def foresee(arguments: Sequence[str]) -> None:
     """Start the server if the command line asks for joblib: it then imports while this process still composes."""
-    if "hydra/launcher=joblib" in arguments and {"-m", "--multirun"} & set(arguments):
+    given = set(arguments)
+    if "hydra/launcher=joblib" in given and given & {"-m", "--multirun"} and "hydra.launcher.n_jobs=1" not in given:
         _start_server()
 
 
 def prepare(launcher: DictConfig) -> None:
-    """Have the processes of the joblib launcher forked from the server, where there can be one."""
-    if _is_joblib(launcher) and _start_server():
-        from joblib.externals.loky.backend import context
+    """Have the processes of the joblib launcher forked from the server, where there can be one; replace those that die.
 
-        context.set_start_method("forkserver", force=True)  # Hydra's plugin leaves no other way to say it
+    Raises:
+        UsageError: there would be no process at all.
+    """
+    if not _is_joblib(launcher):
+        return
+    if launcher.n_jobs == 0:
+        raise UsageError("hydra.launcher.n_jobs=0 is impossible: it is how many runs go at once, -1 for one per core")
+    from hydra_plugins.hydra_joblib_launcher import _core
+    from joblib.externals.loky.backend import context
+
+    from examples.sturdy import SturdyParallel
+
+    _core.Parallel = SturdyParallel  # Hydra's plugin leaves no other way to say it, nor the following
+    if _start_server():
+        context.set_start_method("forkserver", force=True)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class SweepCallback(Callback):
         """Say where the runs go and how to take up an interrupted sweep; refuse a target that the end would refuse."""
         try:
             check_target(self.options["target"])
+            if launch.has_processes(config.hydra.launcher):
+                launch.prepare(config.hydra.launcher)
         except UsageError as error:
             raise SystemExit(f"error: {error}") from None
         sweep = Path(config.hydra.sweep.dir)
@@ -41,7 +43,6 @@ class SweepCallback(Callback):
         for other in others:
             print(f"note: runs of another sweep are there and will be compared too: {other}", flush=True)
         if launch.has_processes(config.hydra.launcher):  # this one only waits for them, and can import meanwhile
-            launch.prepare(config.hydra.launcher)
             threading.Thread(target=imports.heavy, args=("examples.compare",)).start()
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:

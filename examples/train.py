@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def train(config: DictConfig) -> float:
-    """Run one job and return its final validation accuracy, which Hydra's Optuna sweeper maximises."""
+def train(config: DictConfig, killed: str | None = None) -> float:
+    """Run one job and return its final validation accuracy, which Hydra's Optuna sweeper maximises.
+
+    `killed` says why it cannot be run and is to be recorded as failed: its process would die.
+    """
     imports.heavy("examples.job")  # seconds; a process that only hands jobs to a launcher does without
     from examples import job
 
-    return job.run_job(config)
+    return job.run_job(config, killed)
 
 
 def main() -> None:

@@ -14,6 +14,20 @@ from making import TINY, command
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher, of the extra sweeps")
 
 ROOT = Path(__file__).resolve().parents[2]
+DEADLY = """
+import os, pathlib, signal
+from examples.models import mlp
+
+def always(**_):
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does when there is no memory left
+
+def once(**options):
+    been = pathlib.Path(__file__).with_name("been")
+    if not been.exists():
+        been.touch()
+        os._exit(3)
+    return mlp(**options)
+"""
 GRID = ["-m", *TINY, "initializer=zeros,he_normal", "seed=0,1", "data.num_workers=1", "init.bias=zeros,nonsense"]
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 PATIENCE = 100  # seconds that processes may take to end; those that joblib forgets wait 300 seconds for work
@@ -21,7 +35,12 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhe
 
 
 def started(directory, *more):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{directory.parent}",
+        "PYTHONWARNINGS": "default",
+        "PYTHONUNBUFFERED": "1",
+    }
     words = [sys.executable, "-m", "examples.train", *GRID, *JOBLIB, *more, f"hydra.sweep.dir={directory}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(words, cwd=directory.parent, env=environment, start_new_session=True, **pipes)
@@ -103,3 +122,24 @@ def test_they_end_with_the_process_that_started_them_however_it_is_killed(whole,
     assert again.returncode == 0, warned
     for one, two in zip(tables(whole[0]), tables(tmp_path / "cut"), strict=True):
         pd.testing.assert_frame_equal(one, two)
+
+
+@linux
+def test_a_run_that_ends_its_process_is_made_again_alone_and_costs_no_other(tmp_path):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    models = "model._target_=deadly.always,examples.models.mlp,deadly.once"
+    sweep = started(tmp_path / "sweep", models, "init.bias=zeros", "initializer=zeros")
+    printed, warned = ended(sweep)
+    assert sweep.returncode == 0, warned
+    runs = pd.read_csv(tmp_path / "sweep/runs.csv").set_index("model._target_")["status"]
+    assert runs.to_dict() == {"deadly.always": "failed", "examples.models.mlp": "ok", "deadly.once": "ok"}
+    assert runs.size == 6
+    assert "note: a process of the sweep ended by" in printed
+    assert "a process of the sweep ended by SIGKILL(-9), when it was alone too" in printed
+
+
+@linux
+def test_no_process_at_all_is_refused(tmp_path):
+    sweep = started(tmp_path / "sweep", "hydra.launcher.n_jobs=0")
+    assert ended(sweep)[1].startswith("error: hydra.launcher.n_jobs=0 is impossible")
+    assert sweep.returncode == 1
