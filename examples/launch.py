@@ -9,19 +9,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
 from examples.errors import UsageError
 
 if TYPE_CHECKING:
+    from joblib.externals.loky import ProcessPoolExecutor
     from omegaconf import DictConfig
 
 SAME = ("n_jobs", "prefer", "verbose", "temp_folder", "max_nbytes", "mmap_mode")
 """What must be equal for joblib to use the processes again."""
+FORKS = sys.platform == "linux"
 PARENT = "LIGHTNING_INIT_SWEEP"
 """The environment variable that tells the server who started it."""
 
@@ -34,8 +35,14 @@ def has_processes(launcher: DictConfig) -> bool:
 def foresee(arguments: Sequence[str]) -> None:
     """Start the server if the command line asks for joblib: it then imports while this process still composes."""
     given = set(arguments)
-    if "hydra/launcher=joblib" in given and given & {"-m", "--multirun"} and "hydra.launcher.n_jobs=1" not in given:
-        _start_server()
+    if (
+        FORKS
+        and "hydra/launcher=joblib" in given
+        and given & {"-m", "--multirun"}
+        and "hydra.launcher.n_jobs=1" not in given
+    ):
+        with suppress(OSError):  # `prepare` will say it
+            _start_server()
 
 
 def prepare(launcher: DictConfig) -> None:
@@ -54,7 +61,13 @@ def prepare(launcher: DictConfig) -> None:
     from examples.sturdy import SturdyParallel
 
     _core.Parallel = SturdyParallel  # Hydra's plugin leaves no other way to say it, nor the following
-    if _start_server():
+    if not FORKS:
+        return
+    try:
+        _start_server()
+    except OSError as error:
+        print(f"note: each process of joblib's imports for itself, as none can do it for all: {error}", flush=True)
+    else:
         context.set_start_method("forkserver", force=True)
 
 
@@ -64,7 +77,7 @@ def processes(launcher: DictConfig) -> Iterator[None]:
 
     Under any other launcher it works in this process, one task after another.
     """
-    if not _is_joblib(launcher):
+    if not (_is_joblib(launcher) and has_processes(launcher)):
         yield
         return
     from joblib import parallel_config
@@ -73,8 +86,8 @@ def processes(launcher: DictConfig) -> Iterator[None]:
     try:
         with parallel_config("loky", **{name: launcher[name] for name in SAME}):
             yield
-    finally:  # idle by now; to end in good order each would take torch apart, which takes it seconds
-        get_reusable_executor(reuse=True).shutdown(kill_workers=True)
+    finally:
+        _end(get_reusable_executor(reuse=True))
 
 
 def threads(launcher: DictConfig) -> int | None:
@@ -87,23 +100,29 @@ def threads(launcher: DictConfig) -> int | None:
     return max(cpu_count() // jobs, 1)
 
 
-def _start_server() -> bool:
-    """Start the server, unless it runs; return whether it does."""
-    if sys.platform != "linux":
-        return False
+def _start_server() -> None:
+    """Start the server, unless it runs. Raises OSError, for example where TMPDIR is too long a name for a socket."""
     multiprocessing.set_forkserver_preload(["examples.preloaded"])
     ours = {PARENT: str(os.getpid()), "OPENBLAS_NUM_THREADS": "1"}  # NumPy's threads would not survive the fork either
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
         forkserver.ensure_running()
-    except OSError as error:  # such as a TMPDIR whose name is too long for a socket
-        warnings.warn(f"joblib's processes import for themselves, as none could do it for all: {error}", stacklevel=2)
-        return False
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-    return True
+
+
+def _end(executor: ProcessPoolExecutor) -> None:
+    """Kill the processes, idle by now: to end in good order each would take torch apart, which takes it seconds.
+
+    Then wait for the thread that fed them, which joblib does not: it frees a semaphore at its end, and where this process
+    ends before that, Python warns of a leak.
+    """
+    feeder = executor._call_queue._thread  # private, as there is no other way to it
+    executor.shutdown(kill_workers=True)
+    if feeder is not None:
+        feeder.join()
 
 
 def _is_joblib(launcher: DictConfig) -> bool:

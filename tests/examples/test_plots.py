@@ -1,8 +1,11 @@
 """The pictures of a comparison: each twice, none from an older one, and nothing in them that the run did not log."""
 
+import threading
+
 import numpy as np
 import pytest
 from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.backend.queues import Queue
 from making import made_up
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -14,6 +17,16 @@ from examples.comparison import compare as compared
 from examples.plots import heat_map, learning_curves, style
 from examples.result import checksums
 from lightning_init.signals.pictures import colour_limits
+
+JOBLIB = {
+    "_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "n_jobs": 2,
+    "prefer": "processes",
+    "verbose": 0,
+    "temp_folder": None,
+    "max_nbytes": None,
+    "mmap_mode": "r",
+}
 
 
 def test_every_picture_is_there_twice_and_old_ones_go(sweep):
@@ -29,10 +42,8 @@ def test_processes_of_joblib_draw_the_same_bytes_and_are_gone_afterwards(sweep, 
     one, two = (tmp_path / name for name in ("one", "two"))
     for place in (one, two):
         place.mkdir()
-    target = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
-    rest = {"prefer": "processes", "verbose": 0, "temp_folder": None, "max_nbytes": None, "mmap_mode": "r"}
     pictures = plots.draw(compared([sweep]), one)
-    with launch.processes(OmegaConf.create({"_target_": target, "n_jobs": 2, **rest})):
+    with launch.processes(OmegaConf.create(JOBLIB)):
         assert plots.draw(compared([sweep]), two) == [two / picture.name for picture in pictures]
         executor = get_reusable_executor(reuse=True)
         workers = list(executor._processes.values())
@@ -41,6 +52,21 @@ def test_processes_of_joblib_draw_the_same_bytes_and_are_gone_afterwards(sweep, 
             plots.draw(compared([sweep]), tmp_path / "nowhere")
     assert not any(worker.is_alive() for worker in workers)
     assert {file.name: file.read_bytes() for file in one.iterdir()} == {f.name: f.read_bytes() for f in two.iterdir()}
+
+
+def test_the_thread_that_fed_the_processes_has_ended_too(sweep, monkeypatch):
+    """It frees a semaphore at last, of which Python warns if this process is gone by then: once in twenty sweeps."""
+    ended, feed = [], Queue._feed
+
+    def slowly(*arguments):
+        feed(*arguments)
+        threading.Event().wait(0.2)
+        ended.append(True)
+
+    monkeypatch.setattr(Queue, "_feed", staticmethod(slowly))
+    with launch.processes(OmegaConf.create(JOBLIB)):
+        plots.draw(compared([sweep]), sweep)
+    assert ended == [True]
 
 
 def test_an_axis_within_one_decade_has_its_own_labels():
