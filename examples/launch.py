@@ -35,12 +35,8 @@ def has_processes(launcher: DictConfig) -> bool:
 def foresee(arguments: Sequence[str]) -> None:
     """Start the server if the command line asks for joblib: it then imports while this process still composes."""
     given = set(arguments)
-    if (
-        FORKS
-        and "hydra/launcher=joblib" in given
-        and given & {"-m", "--multirun"}
-        and "hydra.launcher.n_jobs=1" not in given
-    ):
+    asked = "hydra/launcher=joblib" in given and "hydra.launcher.n_jobs=1" not in given
+    if FORKS and asked and given & {"-m", "--multirun"}:
         with suppress(OSError):  # `prepare` will say it
             _start_server()
 
@@ -116,10 +112,10 @@ def _start_server() -> None:
 def _end(executor: ProcessPoolExecutor) -> None:
     """Kill the processes, idle by now: to end in good order each would take torch apart, which takes it seconds.
 
-    Then wait for the thread that fed them, which joblib does not: it frees a semaphore at its end, and where this process
-    ends before that, Python warns of a leak.
+    Then wait for the thread that fed them, which joblib does not: it frees a semaphore at its end, and where this
+    process ends before that, Python warns of a leak.
     """
-    feeder = executor._call_queue._thread  # private, as there is no other way to it
+    feeder = executor._call_queue._thread  # noqa: SLF001  there is no other way to it
     executor.shutdown(kill_workers=True)
     if feeder is not None:
         feeder.join()
