@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -41,16 +40,19 @@ def check(arguments: Iterable[str]) -> None:
                     _need(key.removeprefix("override /"), value)
 
 
-def sweep_counts(overrides: Sequence[str]) -> dict[str, float]:
-    """Return how many different values each key takes in a sweep; a later override of a key replaces an earlier one."""
-    counts: dict[str, float] = {}
+def grid(overrides: Sequence[str]) -> dict[str, list[str] | None]:
+    """Return the values that each key takes in a sweep, each once; None where they have no end, as Optuna takes them.
+
+    A later override of a key replaces an earlier one.
+    """
+    found: dict[str, list[str] | None] = {}
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.get_key_element()
         if not override.is_sweep_override():
-            counts[key] = 1
-        else:  # an interval, as Optuna takes it, has no end of values
-            counts[key] = len(set(override.sweep_string_iterator())) if override.is_discrete_sweep() else math.inf
-    return counts
+            found[key] = [override.get_value_element_as_str()]
+        else:
+            found[key] = list(dict.fromkeys(override.sweep_string_iterator())) if override.is_discrete_sweep() else None
+    return found
 
 
 def _options(group: str) -> list[str]:

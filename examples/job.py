@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from examples import files, progress, run
+from examples import files, launch, progress, run
 from examples.errors import UsageError
 from examples.result import FILE, Result
 
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 SENTENCES = (ValueError, TypeError, NotImplementedError)  # how our own code and lightning_init refuse bad input
 
 
-def run_job(config: DictConfig) -> float:
+def run_job(config: DictConfig, killed: str | None = None) -> float:
     """Run the job that Hydra has composed and return its final validation accuracy (0 if it failed).
 
-    In a sweep a failure is recorded and the sweep goes on; alone it ends the process.
+    In a sweep a failure is recorded and the sweep goes on; alone it ends the process. `killed` is recorded as one.
     """
     job = HydraConfig.get()
     directory = Path(job.runtime.output_dir)
@@ -35,10 +35,13 @@ def run_job(config: DictConfig) -> float:
             finished = previous(directory, result)
         except UsageError as error:  # not a failure of this run, so nothing is recorded
             raise SystemExit(f"error: {error}") from None
-        if finished is None:
-            _attempt(config, result, directory, sweep)
-        else:
+        if finished is not None:
             result = finished
+        elif killed:
+            result.error = killed
+            _record(result, directory)
+        else:
+            _attempt(config, result, directory, sweep, launch.threads(job.launcher))
     if _is_first_process():
         progress.show(result, directory, sweep, repeated=finished is not None)
     return result.last("val_accuracy") or 0.0
@@ -61,13 +64,13 @@ def previous(directory: Path, result: Result) -> Result | None:
     return None if found.status == "failed" or found.damaged(directory) else found
 
 
-def _attempt(config: DictConfig, result: Result, directory: Path, sweep: Path | None) -> None:
+def _attempt(config: DictConfig, result: Result, directory: Path, sweep: Path | None, share: int | None) -> None:
     if _is_first_process():  # an attempt may have been interrupted here
         files.remove_parts(directory)
         for leftover in directory.glob("events.out.tfevents.*"):
             leftover.unlink()
     try:
-        run.execute(config, result, directory, in_sweep=sweep is not None)
+        run.execute(config, result, directory, in_sweep=sweep is not None, share=share if sweep else None)
     except Exception as error:
         cause = _cause(error)
         result.status, result.error = "failed", f"{type(cause).__name__}: {cause}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from examples import progress
+from examples import plans
 
 LONGEST = 150
 
@@ -29,7 +29,7 @@ def run_name(overrides: Sequence[str], swept: Sequence[str] = ()) -> str:
 
 
 def _resolve(overrides: Sequence[str], sweep: str) -> str:
-    return run_name(list(overrides), progress.swept(Path(sweep)))
+    return run_name(list(overrides), plans.swept(Path(sweep), overrides))
 
 
 OmegaConf.register_new_resolver("run_name", _resolve, replace=True)

@@ -2,41 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from examples import files
-from examples.result import FILE, Result
-
-PLAN = "sweep.json"
-
-
-def plan(sweep: Path, total: int, swept: Sequence[str]) -> None:
-    """Note in the directory of a sweep how many runs it has and what is swept; its processes read that."""
-    with files.alone(sweep):
-        state = {"total": total, "swept": list(swept), "already": finished(sweep), "started": time.time()}
-        files.remove_parts(sweep)
-        files.write(sweep / PLAN, json.dumps(state))
-
-
-def swept(sweep: Path) -> list[str]:
-    """Return the keys that differ between the runs of a sweep; none if it was planned on a machine out of sight."""
-    return _planned(sweep).get("swept", [])
-
-
-def finished(sweep: Path) -> int:
-    """Return how many runs of the sweep have a result."""
-    return sum(1 for _ in sweep.glob(f"*/{FILE}"))
-
-
-def missing(sweep: Path) -> int:
-    """Return how many of the runs that were planned have no result; 0 where no plan is in sight."""
-    return max(0, _planned(sweep).get("total", 0) - finished(sweep))
+from examples import plans
+from examples.result import Result
 
 
 def show(result: Result, directory: Path, sweep: Path | None, *, repeated: bool = False) -> None:
@@ -52,21 +23,11 @@ def show(result: Result, directory: Path, sweep: Path | None, *, repeated: bool 
         console.print(f"{chr(13) if console.is_terminal else ''}{line}", markup=False)
 
 
-def _planned(sweep: Path) -> dict[str, Any]:
-    try:
-        return json.loads((sweep / PLAN).read_text())
-    except FileNotFoundError:
-        return {}
-
-
 def _count(sweep: Path) -> str:
-    state = _planned(sweep)
-    if not state:
-        return f"[{finished(sweep)}]"
-    count, total = finished(sweep), state["total"]
-    fresh = max(count - state["already"], 1)
-    left = (time.time() - state["started"]) / fresh * max(total - count, 0)
-    return f"[{count:>{len(str(total))}}/{total}, {_duration(left)} left]"
+    done = plans.progress(sweep)
+    if done.total is None or done.left is None:
+        return f"[{done.finished}]"
+    return f"[{done.finished:>{len(str(done.total))}}/{done.total}, {_duration(done.left)} left]"
 
 
 def _outcome(result: Result) -> str:

@@ -38,12 +38,15 @@ def start(config: DictConfig, choices: Mapping[str, str], overrides: Sequence[st
     )
 
 
-def execute(config: DictConfig, result: Result, directory: Path, *, in_sweep: bool) -> None:
-    """Train as `config` says, write the event files into `directory`, and complete `result`."""
+def execute(config: DictConfig, result: Result, directory: Path, *, in_sweep: bool, share: int | None = None) -> None:
+    """Train as `config` says, write the event files into `directory`, and complete `result`.
+
+    `share` is how many threads to use where `config` does not say it; torch's own choice if None.
+    """
     _quiet()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-        threadpool_limits(config.threads)  # and NumPy's BLAS: more threads than free cores wait for each other
+    if threads := config.threads or share:
+        torch.set_num_threads(threads)
+        threadpool_limits(threads)  # and NumPy's BLAS: more threads than free cores wait for each other
     torch.set_float32_matmul_precision(config.matmul_precision)
     data: ImageData = instantiate(config.data, seed=_seed(config.seed))
     pl.seed_everything(config.seed, workers=True, verbose=False)  # after the data: these may come from a cache

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from examples import progress
+from examples import plans
 from examples.errors import UsageError
 from examples.result import FILE, Result
 
@@ -59,7 +59,7 @@ def find(directories: Iterable[Path]) -> Found:
                 runs[file.parent.resolve()] = Run(name, file.parent, result)
         begun = unfinished(root)
         notes += [f"Not finished, so not counted: {path}" for path in begun]
-        notes += _not_begun(root, begun)
+        notes += _planned(root)
     if not runs:
         where = ", ".join(map(str, roots))
         raise UsageError(
@@ -72,16 +72,24 @@ def find(directories: Iterable[Path]) -> Found:
 
 def unfinished(root: Path) -> list[Path]:
     """Return the directories that Hydra made for runs which left no result."""
-    return sorted(p.parent.parent for p in root.rglob(".hydra/overrides.yaml") if not (p.parent.parent / FILE).exists())
+    return sorted(p.parent.parent for p in root.rglob(plans.OVERRIDES) if not (p.parent.parent / FILE).exists())
 
 
-def _not_begun(root: Path, begun: Sequence[Path]) -> list[str]:
-    """Return one sentence for each sweep below `root` that has fewer directories than runs were planned."""
-    missing = {
-        sweep: progress.missing(sweep) - len([path for path in begun if path.parent == sweep])
-        for sweep in sorted(plan.parent for plan in root.rglob(progress.PLAN))
-    }
-    return [f"Not begun: {count} of the runs of the sweep {sweep}" for sweep, count in missing.items() if count > 0]
+def _planned(root: Path) -> list[str]:
+    """Return what is to be said of each directory below `root` that sweeps were started into."""
+    notes = []
+    for sweep in sorted(file.parent for file in root.rglob(plans.FILE)):
+        runs = [found for path in sweep.iterdir() if (found := plans.overrides(path)) is not None]
+        known = plans.plans(sweep)
+        begun = [sum(plan.has(overrides) for overrides in runs) for plan in known]
+        if len(known) > 1:
+            each = (f"{plan} ({count} runs)" for plan, count in zip(known, begun, strict=True))
+            notes.append(f"Runs of {len(known)} sweeps are in {sweep}: {'; '.join(each)}")
+        for plan, count in zip(known, begun, strict=True):
+            if count < plan.total:
+                what = f"the sweep {sweep}" if len(known) == 1 else f"the sweep {plan} in {sweep}"
+                notes.append(f"Not begun: {plan.total - count} of the runs of {what}")
+    return notes
 
 
 def differing(runs: Sequence[Run]) -> list[str]:

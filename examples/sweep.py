@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import traceback
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
-from examples import arguments, imports, launch, progress
+from examples import arguments, imports, launch, names, plans, sizes  # noqa: F401  (names, sizes: resolvers of conf/)
 from examples.errors import UsageError, check_target
 
 
@@ -32,14 +31,18 @@ class SweepCallback(Callback):
         """Say where the runs go and how to take up an interrupted sweep; refuse a target that the end would refuse."""
         try:
             check_target(self.options["target"])
+            if launch.has_processes(config.hydra.launcher):
+                launch.prepare(config.hydra.launcher)
         except UsageError as error:
             raise SystemExit(f"error: {error}") from None
         sweep = Path(config.hydra.sweep.dir)
-        total, swept = _extent(config)
-        progress.plan(sweep, total, swept)
-        print(f"{total} runs into {sweep}  (interrupted? repeat the command with hydra.sweep.dir={sweep})", flush=True)
+        plan = _plan(config)
+        others = plans.note(sweep, plan)
+        again = f"interrupted? repeat the command with hydra.sweep.dir={sweep}"
+        print(f"{plan.total} runs into {sweep}  ({again})", flush=True)
+        for other in others:
+            print(f"note: runs of another sweep are there and will be compared too: {other}", flush=True)
         if launch.has_processes(config.hydra.launcher):  # this one only waits for them, and can import meanwhile
-            launch.prepare(config.hydra.launcher)
             threading.Thread(target=imports.heavy, args=("examples.compare",)).start()
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
@@ -71,10 +74,7 @@ def _conclude(config: DictConfig, sweep: Path, options: Mapping[str, Any]) -> No
         get_method(config.report)(comparison, sweep)
 
 
-def _extent(config: DictConfig) -> tuple[int, list[str]]:
-    """Return how many runs there will be, and the keys that differ between them."""
+def _plan(config: DictConfig) -> plans.Plan:
     sweeper = config.hydra.sweeper
     params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    counts = arguments.sweep_counts([*params, *config.hydra.overrides.task])
-    size = sweeper.n_trials if "n_trials" in sweeper else math.prod(counts.values())
-    return int(size), [key for key, count in counts.items() if count > 1]
+    return plans.plan(arguments.grid([*params, *config.hydra.overrides.task]), sweeper.get("n_trials"))

@@ -7,30 +7,38 @@ python -m examples.train -m initializer=zeros,normal,xavier_uniform,he_normal se
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-import hydra
-from omegaconf import DictConfig
+from examples import imports, launch
 
-from examples import arguments, imports, names, sizes  # noqa: F401  (they register the resolvers of conf/)
-from examples.errors import UsageError
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-@hydra.main(version_base="1.3", config_path=str(arguments.CONF), config_name="config")
-def train(config: DictConfig) -> float:
-    """Run one job and return its final validation accuracy, which Hydra's Optuna sweeper maximises."""
+def train(config: DictConfig, killed: str | None = None) -> float:
+    """Run one job and return its final validation accuracy, which Hydra's Optuna sweeper maximises.
+
+    `killed` says why it cannot be run and is to be recorded as failed: its process would die.
+    """
     imports.heavy("examples.job")  # seconds; a process that only hands jobs to a launcher does without
     from examples import job
 
-    return job.run_job(config)
+    return job.run_job(config, killed)
 
 
 def main() -> None:
     """Check the command line, then hand over to Hydra; mistakes end in one sentence and exit code 1."""
+    launch.foresee(sys.argv[1:])
+    import hydra  # here: it takes as long as that process needs to get going
+
+    from examples import arguments, sweep  # noqa: F401  (it registers the resolvers of conf/)
+    from examples.errors import UsageError
+
     try:
         arguments.check(sys.argv[1:])
     except UsageError as error:
         sys.exit(f"error: {error}")
-    train()
+    hydra.main(version_base="1.3", config_path=str(arguments.CONF), config_name="config")(train)()
 
 
 if __name__ == "__main__":

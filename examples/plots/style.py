@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from examples.comparison import Comparison
 from examples.settings import Setting
@@ -22,6 +23,8 @@ T = TypeVar("T")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
+SLOT = 4
+"""Length, in widths of the line, of the dash in which one of several lines that coincide is seen."""
 GREY = "#666666"
 DPI = 150
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
@@ -111,13 +114,47 @@ def point(axis: Axes, row: float, middle: float, low: float, high: float, look: 
 
 
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Put one legend for all axes beside them."""
+    """Put one legend for all axes beside them, and let lines that it tells apart show where they coincide."""
     entries = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if len(entries) > 1:
-        figure.legend(entries.values(), entries.keys(), loc="outside right center", frameon=False)
+        found = figure.legend(entries.values(), entries.keys(), loc="outside right center", frameon=False)
+        turns = [take_turns(axis) for axis in axes]  # after the legend, which shows each line as it is alone
+        if any(turns):
+            found.set_title("lines that coincide\ntake turns", prop={"size": "small"})
+
+
+def take_turns(axis: Axes) -> bool:
+    """Draw lines of `axis` that lie upon each other as dashes, one after the other; return whether there were any."""
+    axis.autoscale_view()  # else limits that follow the data would be those from before
+    groups: list[list[Line2D]] = []
+    for one in axis.get_legend_handles_labels()[0]:
+        group = next((group for group in groups if _coincide(axis, group[0], one)), None)
+        if group is None:
+            groups.append([one])
+        else:
+            group.append(one)
+    for group in (group for group in groups if len(group) > 1):
+        for turn, one in enumerate(group):
+            rest = len(group) - 1 - turn
+            points = len(one.get_xdata())
+            one.set_linestyle((SLOT * (rest + 1), (SLOT, SLOT * (len(group) - 1))))
+            if points >= len(group):
+                one.set_markevery((turn, len(group)))
+            else:  # rings, the last of them full
+                one.set(markersize=one.get_markersize() + 4 * rest, fillstyle="none" if rest else "full")
+    return any(len(group) > 1 for group in groups)
+
+
+def _coincide(axis: Axes, one: Line2D, other: Line2D) -> bool:
+    """Return whether two lines are nowhere further apart than 1 % of the height of `axis`."""
+    places = [axis.transData.transform(line.get_xydata()) for line in (one, other)]
+    if places[0].shape != places[1].shape:
+        return False
+    height = axis.transAxes.transform((0, 1))[1] - axis.transAxes.transform((0, 0))[1]
+    return bool(np.all(np.abs(places[0] - places[1]) <= 0.01 * height))
 
 
 def title(figure: Figure, comparison: Comparison, text: str, detail: str) -> None:

@@ -57,6 +57,6 @@ def test_the_process_that_is_forked_has_one_thread_and_no_gpu():
     )
     if not Path("/proc/self/task").is_dir():
         pytest.skip("there is no /proc to look into")
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
+    environment = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "PATH": ""}  # as `launch` sets it
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [1, False, True]

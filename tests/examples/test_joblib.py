@@ -1,11 +1,11 @@
 """Sweeps in several processes: those of Hydra's joblib launcher, forked from one that has imported for all."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -15,63 +15,132 @@ from making import TINY, command
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher, of the extra sweeps")
 
 ROOT = Path(__file__).resolve().parents[2]
+DEADLY = """
+import os, pathlib, signal
+from examples.models import mlp
+
+def always(**_):
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does when there is no memory left
+
+def once(**options):
+    been = pathlib.Path(__file__).with_name("been")
+    if not been.exists():
+        been.touch()
+        os._exit(3)
+    return mlp(**options)
+"""
 GRID = ["-m", *TINY, "initializer=zeros,he_normal", "seed=0,1", "data.num_workers=1", "init.bias=zeros,nonsense"]
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+PATIENCE = 100  # seconds that processes may take to end; those that joblib forgets wait 300 seconds for work
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere no process is forked")
 
 
 def started(directory, *more):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", "SWEEP": str(directory)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{directory.parent}",
+        "PYTHONWARNINGS": "default",
+        "PYTHONUNBUFFERED": "1",
+    }
     words = [sys.executable, "-m", "examples.train", *GRID, *JOBLIB, *more, f"hydra.sweep.dir={directory}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(words, cwd=directory.parent, env=environment, start_new_session=True, **pipes)
 
 
-def processes(directory):
-    """Return the ids of all processes that the sweep into `directory` has started, and its own."""
-    return [place.name for place in Path("/proc").glob("[0-9]*") if f"SWEEP={directory}\0".encode() in settings(place)]
-
-
-def settings(place):
+def ended(sweep):
+    """Wait for the end of all processes of a sweep, when its pipes close; return what they wrote."""
     try:
-        return (place / "environ").read_bytes()
-    except OSError:  # it has ended meanwhile
-        return b""
+        return sweep.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(sweep.pid, signal.SIGKILL)
+        raise
 
 
-def gone(directory):
-    for _ in range(600):
-        if not processes(directory):
-            return True
-        time.sleep(0.1)
-    return False
+def read_to(sweep, text):
+    """Read what a sweep prints up to the line with `text`."""
+    for line in sweep.stdout:
+        if text in line:
+            return
+    pytest.fail(f"it ended without {text!r}: {sweep.stderr.read()}")
+
+
+def results(directory):
+    return list(directory.glob("*/result.json"))
+
+
+def tables(directory):
+    """Return the tables of a sweep without the columns of times."""
+    frames = [pd.read_csv(directory / name) for name in ("runs.csv", "comparison.csv")]
+    return [frame.drop(columns=[column for column in frame if "seconds" in column]) for frame in frames]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The directory of a sweep that nobody disturbed, and what it printed."""
+    directory = tmp_path_factory.mktemp("joblib") / "whole"
+    sweep = started(directory)
+    printed, warned = ended(sweep)
+    assert sweep.returncode == 0, warned
+    return directory, printed, warned
 
 
 @linux
-def test_they_make_the_comparison_that_one_process_makes(tmp_path, monkeypatch):
-    sweep = started(tmp_path / "two")
-    printed, warned = sweep.communicate()
-    assert sweep.returncode == 0, warned
-    assert gone(tmp_path / "two")
+def test_they_make_the_comparison_that_one_process_makes(whole, tmp_path, monkeypatch):
+    directory, printed, warned = whole
     assert "multi-threaded" not in warned, warned  # a fork amid threads may hang
     assert "8/8" in printed
-    command(monkeypatch, *GRID, f"hydra.sweep.dir={tmp_path / 'one'}")
-    one, two = (pd.read_csv(tmp_path / name / "runs.csv").drop(columns="seconds") for name in ("one", "two"))
-    assert (one["status"] == "failed").sum() == 4
-    pd.testing.assert_frame_equal(one, two)
+    command(monkeypatch, *GRID, f"hydra.sweep.dir={tmp_path}")
+    assert (pd.read_csv(tmp_path / "runs.csv")["status"] == "failed").sum() == 4
+    for one, two in zip(tables(tmp_path), tables(directory), strict=True):
+        pd.testing.assert_frame_equal(one, two)
 
 
 @linux
 def test_ctrl_c_ends_them_and_the_sweep_goes_on_afterwards(tmp_path):
     cut = started(tmp_path / "cut", "init.bias=zeros")
-    while not list((tmp_path / "cut").glob("*/result.json")) and cut.poll() is None:
-        time.sleep(0.1)
+    read_to(cut, "[1/4")
     os.killpg(cut.pid, signal.SIGINT)  # as a terminal does
-    cut.communicate()
-    assert gone(tmp_path / "cut")
-    finished = len(list((tmp_path / "cut").glob("*/result.json")))
+    ended(cut)  # a run whose loader it ended first has failed, and is made again
+    finished = sum(json.loads(file.read_text())["status"] == "ok" for file in results(tmp_path / "cut"))
     again = started(tmp_path / "cut", "init.bias=zeros")
-    printed, warned = again.communicate()
+    printed, warned = ended(again)
     assert again.returncode == 0, warned
     assert len(re.findall(r"\(was finished\)", printed)) == finished >= 1
-    assert len(list((tmp_path / "cut").glob("*/result.json"))) == 4
+    assert len(results(tmp_path / "cut")) == 4
+
+
+@linux
+def test_they_end_with_the_process_that_started_them_however_it_is_killed(whole, tmp_path):
+    """While they import, between runs, and at the comparison: it has no time to tell them."""
+    for death, moment in ((signal.SIGTERM, "8 runs into"), (signal.SIGKILL, "[1/8"), (signal.SIGHUP, "[8/8")):
+        cut = started(tmp_path / "cut")
+        read_to(cut, moment)
+        cut.send_signal(death)  # to this one alone
+        ended(cut)
+        assert cut.returncode == -death
+    again = started(tmp_path / "cut")
+    _, warned = ended(again)
+    assert again.returncode == 0, warned
+    for one, two in zip(tables(whole[0]), tables(tmp_path / "cut"), strict=True):
+        pd.testing.assert_frame_equal(one, two)
+
+
+@linux
+def test_a_run_that_ends_its_process_is_made_again_alone_and_costs_no_other(tmp_path):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    models = "model._target_=deadly.always,examples.models.mlp,deadly.once"
+    sweep = started(tmp_path / "sweep", models, "init.bias=zeros", "initializer=zeros")
+    printed, warned = ended(sweep)
+    assert sweep.returncode == 0, warned
+    runs = pd.read_csv(tmp_path / "sweep/runs.csv").set_index("model._target_")["status"]
+    assert set(runs.items()) == {("deadly.always", "failed"), ("examples.models.mlp", "ok"), ("deadly.once", "ok")}
+    assert runs.size == 6
+    assert "note: a process of the sweep ended by" in printed
+    assert "a process of the sweep ended by SIGKILL(-9), when it was alone too" in printed
+
+
+@linux
+def test_no_process_at_all_is_refused(tmp_path):
+    sweep = started(tmp_path / "sweep", "hydra.launcher.n_jobs=0")
+    assert ended(sweep)[1].startswith("error: hydra.launcher.n_jobs=0 is impossible")
+    assert sweep.returncode == 1

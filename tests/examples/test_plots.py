@@ -1,9 +1,14 @@
 """The pictures of a comparison: each twice, none from an older one, and nothing in them that the run did not log."""
 
+import threading
+
 import numpy as np
 import pytest
 from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.backend.queues import Queue
 from making import made_up
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
@@ -12,6 +17,16 @@ from examples.comparison import compare as compared
 from examples.plots import heat_map, learning_curves, style
 from examples.result import checksums
 from lightning_init.signals.pictures import colour_limits
+
+JOBLIB = {
+    "_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    "n_jobs": 2,
+    "prefer": "processes",
+    "verbose": 0,
+    "temp_folder": None,
+    "max_nbytes": None,
+    "mmap_mode": "r",
+}
 
 
 def test_every_picture_is_there_twice_and_old_ones_go(sweep):
@@ -27,10 +42,8 @@ def test_processes_of_joblib_draw_the_same_bytes_and_are_gone_afterwards(sweep, 
     one, two = (tmp_path / name for name in ("one", "two"))
     for place in (one, two):
         place.mkdir()
-    target = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
-    rest = {"prefer": "processes", "verbose": 0, "temp_folder": None, "max_nbytes": None, "mmap_mode": "r"}
     pictures = plots.draw(compared([sweep]), one)
-    with launch.processes(OmegaConf.create({"_target_": target, "n_jobs": 2, **rest})):
+    with launch.processes(OmegaConf.create(JOBLIB)):
         assert plots.draw(compared([sweep]), two) == [two / picture.name for picture in pictures]
         executor = get_reusable_executor(reuse=True)
         workers = list(executor._processes.values())
@@ -41,8 +54,56 @@ def test_processes_of_joblib_draw_the_same_bytes_and_are_gone_afterwards(sweep, 
     assert {file.name: file.read_bytes() for file in one.iterdir()} == {f.name: f.read_bytes() for f in two.iterdir()}
 
 
+def test_the_thread_that_fed_the_processes_has_ended_too(sweep, monkeypatch):
+    """It frees a semaphore at last, of which Python warns if this process is gone by then: once in twenty sweeps."""
+    ended, feed = [], Queue._feed
+
+    def slowly(*arguments):
+        feed(*arguments)
+        threading.Event().wait(0.2)
+        ended.append(True)
+
+    monkeypatch.setattr(Queue, "_feed", staticmethod(slowly))
+    with launch.processes(OmegaConf.create(JOBLIB)):
+        plots.draw(compared([sweep]), sweep)
+    assert ended == [True]
+
+
 def test_an_axis_within_one_decade_has_its_own_labels():
     assert [style.power(value) for value in (1e-12, 1, 2.5, 300)] == ["10⁻¹²", "10⁰", "2.5·10⁰", "3·10²"]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 9])
+def test_lines_that_coincide_are_all_seen(tmp_path, epochs):
+    """Of three that lie upon each other each has pixels of its colour, about as many as the others; so do markers."""
+    for name in ("zeros", "ones", "eye"):
+        made_up(tmp_path / name, initializer=name, accuracy=[0.1] * epochs)
+    made_up(tmp_path / "he_normal", initializer="he_normal", accuracy=np.linspace(0.3, 0.9, epochs).tolist())
+    comparison = compared([tmp_path])
+    figure = learning_curves.figure(comparison)
+    (axis,), (legend,) = figure.axes, figure.legends
+    looks = style.looks(comparison)
+    assert [text.get_text() for text in legend.get_texts()] == ["he_normal", "zeros", "ones", "eye"]
+    assert {handle.get_linestyle() for handle in legend.get_lines()} == {"-"}
+    assert "coincide" in legend.get_title().get_text()
+    seen = {name: pixels(figure, axis, looks[name].color) for name in ("zeros", "ones", "eye")}
+    assert min(seen.values()) > 0.3 * max(seen.values()) > 0, seen
+
+
+def pixels(figure, axis, colour):
+    """Return how many pixels within `axis` have nearly this colour."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = axis.get_window_extent()
+    rows = np.asarray(canvas.buffer_rgba())[::-1, :, :3][int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)]
+    return int((np.abs(rows - 255 * np.array(to_rgb(colour))).max(axis=2) < 12).sum())
+
+
+def test_lines_that_part_somewhere_do_not_take_turns(tmp_path):
+    made_up(tmp_path / "zeros", initializer="zeros", accuracy=[0.1, 0.1, 0.1])
+    made_up(tmp_path / "ones", initializer="ones", accuracy=[0.1, 0.1, 0.2])
+    (legend,) = learning_curves.figure(compared([tmp_path])).legends
+    assert legend.get_title().get_text() == ""
 
 
 def test_the_curve_of_one_epoch_has_one_tick(tmp_path):

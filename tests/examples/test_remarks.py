@@ -3,10 +3,15 @@
 import json
 
 import pandas as pd
+import pytest
 from making import made_up
 
-from examples import compare, progress
+from examples import arguments, compare, plans
 from examples.comparison import compare as compared
+
+
+def grid(*overrides):
+    return plans.plan(arguments.grid(overrides))
 
 
 def test_mixed_experiments_are_said(tmp_path):
@@ -29,15 +34,50 @@ def test_the_reasons_of_failures_are_said(tmp_path):
 
 
 def test_runs_that_a_sweep_never_began_are_counted(tmp_path):
-    progress.plan(tmp_path / "sweep", 5, ["seed"])
+    plans.note(tmp_path / "sweep", grid("initializer=zeros", "seed=range(5)"))
     made_up(tmp_path / "sweep/done")
     (tmp_path / "sweep/killed/.hydra").mkdir(parents=True)
-    (tmp_path / "sweep/killed/.hydra/overrides.yaml").write_text("[]")
+    (tmp_path / "sweep/killed/.hydra/overrides.yaml").write_text("- initializer=zeros\n- seed=1\n")
     assert f"Not begun: 3 of the runs of the sweep {tmp_path / 'sweep'}" in compared([tmp_path]).notes
     made_up(tmp_path / "sweep/killed", seed=1)
     for seed in (2, 3, 4):
         made_up(tmp_path / f"sweep/{seed}", seed=seed)
     assert compared([tmp_path]).notes == []
+
+
+def test_sweeps_in_one_directory_are_told_apart(tmp_path):
+    """The second is larger, and its runs are as many as those of both that are finished."""
+    first, second = grid("initializer=zeros,eye", "seed=0,1"), grid("initializer=normal,he_normal,ones", "seed=0,1")
+    assert plans.note(tmp_path, first) == []
+    for initializer in ("zeros", "eye"):
+        for seed in (0, 1):
+            made_up(tmp_path / f"{initializer}{seed}", initializer=initializer, seed=seed)
+    assert plans.note(tmp_path, second) == [first]
+    for seed in (0, 1):
+        made_up(tmp_path / f"normal{seed}", initializer="normal", seed=seed)
+    assert plans.progress(tmp_path)[:2] == (2, 6)
+    assert compared([tmp_path]).notes == [
+        f"Runs of 2 sweeps are in {tmp_path}: {first} (4 runs); {second} (2 runs)",
+        f"Not begun: 4 of the runs of the sweep {second} in {tmp_path}",
+    ]
+
+
+def test_a_sweep_that_is_widened_or_repeated_in_part_stays_one(tmp_path):
+    first, wider = grid("initializer=zeros", "seed=0,1"), grid("initializer=zeros", "seed=0,1,2")
+    for plan in (first, wider, first):
+        assert plans.note(tmp_path, plan) == []
+        for seed in (0, 1):
+            made_up(tmp_path / str(seed), seed=seed)
+        assert plans.progress(tmp_path)[:2] == (2, plan.total)
+    assert plans.plans(tmp_path) == [wider]
+    assert compared([tmp_path]).notes == [f"Not begun: 1 of the runs of the sweep {tmp_path}"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"plans": []}'])
+def test_a_foreign_file_called_like_a_plan_is_none(tmp_path, content):
+    made_up(tmp_path / "run")
+    (tmp_path / "sweep.json").write_text(content)
+    assert compared([tmp_path]).notes == ["One seed only: no intervals. Add seeds, for example seed=0,1,2"]
 
 
 def test_gaps_in_the_pairing_are_said(tmp_path):

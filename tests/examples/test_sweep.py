@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from making import TINY, command
 
-from examples import arguments, names
+from examples import arguments, names, plans
 from examples.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,10 +176,13 @@ def test_a_launcher_that_is_not_installed_is_named(monkeypatch):
 
 
 def test_the_size_of_a_sweep_is_known_beforehand():
-    counts = arguments.sweep_counts(["a=1,2", "b=range(3)", "c=5", "+d=[1,2]", "e=interval(0,1)"])
-    assert counts == {"a": 2, "b": 3, "c": 1, "+d": 1, "e": float("inf")}
-    assert arguments.sweep_counts(["seed=0,1,2", "seed=7"]) == {"seed": 1}
-    assert arguments.sweep_counts(["seed=0,1,0"]) == {"seed": 2}  # equal runs have one directory
+    grid = arguments.grid(["a=1,2", "b=range(3)", "c=5", "+d=[1,2]", "e=interval(0,1)"])
+    assert grid == {"a": ["1", "2"], "b": ["0", "1", "2"], "c": ["5"], "+d": ["[1,2]"], "e": None}
+    assert plans.plan(grid, 7).total == 7
+    del grid["e"]
+    assert plans.plan(grid).total == 6
+    assert arguments.grid(["seed=0,1,2", "seed=7"]) == {"seed": ["7"]}
+    assert arguments.grid(["seed=0,1,0"]) == {"seed": ["0", "1"]}  # equal runs have one directory
 
 
 def test_run_names_are_unique_and_fit_into_a_directory():
