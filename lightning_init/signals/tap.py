@@ -63,7 +63,7 @@ class Switch:
             del self.waiting[: len(waiting)]
             if not waiting:
                 return
-            taps, outputs = zip(*waiting, strict=True)
+            taps, outputs = map(list, zip(*waiting, strict=True))
             if any(map(fast.version, outputs)):
                 changed = {tap for tap, values in waiting if fast.version(values)}
                 for tap in changed:
