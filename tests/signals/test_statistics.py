@@ -264,3 +264,25 @@ def test_a_copied_row_writes_to_the_copy_of_its_table():
         kept.add(torch.ones(3))
         assert list(again.take()[0]) == [3.0]
     assert list(table.take()[0]) == [0.0]
+
+
+@pytest.mark.parametrize("n", [5000, 24_001, 300_007])
+def test_large_constants_have_no_variance_and_one_other_value_shows(n):
+    """The mean of the first values has few digits, from which all others lie equally far."""
+    generator = torch.Generator().manual_seed(n)
+    for value in torch.randn(20, generator=generator).tolist():
+        constant = torch.full((n,), value)
+        assert fast.summary(constant) == (n, constant[0].item(), *Summary()[2:])
+        constant[n // 2] = constant[0].nextafter(torch.tensor(9.0))
+        exact = constant.double().sub(constant[0]).var(correction=0).item() * n
+        assert fast.summary(constant).m2 == pytest.approx(exact, rel=1e-6)
+
+
+def test_first_values_that_lie_far_from_the_others_cost_no_digits():
+    for n, value in itertools.product((2000, 5000, 24_001), drawn(20).tolist()):
+        values = torch.full((n,), value)
+        values[:256] = 0.0
+        wide = values.double()
+        found = fast.summary(values)
+        assert found.m2 / n == pytest.approx(wide.var(correction=0).item(), rel=2e-5)
+        assert found.mean == pytest.approx(wide.mean().item(), rel=2e-6)
