@@ -175,8 +175,16 @@ def _address(numbers: array[int] | array[float]) -> int:
 
 
 def can_wait(values: Tensor) -> bool:
-    """Return whether `add_each` reads tensors like this one in one call, and `_version` would tell of changes."""
-    return _kernel is not None and _is_plain(values) and not values.is_inference() and version(values) == 0
+    """Return whether `add_each` reads tensors like this one in one call, and `version` would tell of changes."""
+    return _kernel is not None and _is_plain(values) and is_fresh(values)
+
+
+def is_fresh(values: Tensor) -> bool:
+    """Return whether `values` have memory of their own, never changed so far, and `version` would tell of changes."""
+    try:
+        return version(values) == 0 and values.data_ptr() != 0
+    except RuntimeError:  # of inference mode, which keeps no version; in functorch's transforms, which have no memory
+        return False
 
 
 def _is_plain(values: Tensor) -> bool:

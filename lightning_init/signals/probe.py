@@ -137,7 +137,7 @@ class Probe:
 
     def detach(self) -> None:
         """Remove the hooks."""
-        self._switch.on = False
+        self.pause()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -180,8 +180,9 @@ class Probe:
         self.resume()
 
     def pause(self) -> None:
-        """Stop counting forwards, until `resume`."""
+        """Stop counting forwards, until `resume`; no output is held in the meantime."""
         self._switch.on = False
+        self._switch.settle()
 
     def resume(self) -> None:
         """Count forwards again."""

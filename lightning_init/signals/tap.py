@@ -49,6 +49,10 @@ class Switch:
         self._same: dict[Tap, bool] = {}  # of what was watched in this point
         self._lock = Lock()  # several threads may run a model
 
+    def __reduce__(self) -> tuple[type[Switch], tuple[nn.Module]]:
+        """Copies have nothing to read, and a lock of their own."""
+        return Switch, (self.model,)
+
     def watch(self, tap: Tap, values: Tensor) -> None:
         """Look at an output that was read again, after more than would have waited with it."""
         with self._lock:
@@ -128,7 +132,8 @@ class Tap:
             if switch.on:  # a graph of its own for the steps that are not logged
                 self._trace(output)
         elif switch.on and _graph_task() == -1 and self.error is None and switch.model.training:
-            if self.waits and type(output) is Tensor and output.numel() <= _SMALL and switch.samples is None:
+            small = self.waits and type(output) is Tensor and output.numel() <= _SMALL and switch.samples is None
+            if small and fast.is_fresh(output):  # it was, at the first point, but a layer need not do the same again
                 switch.waiting.append((self, output))
                 if len(switch.waiting) >= _MANY:
                     switch.read()
@@ -140,7 +145,7 @@ class Tap:
         return Idle, ()
 
     def _measure(self, output: object) -> None:
-        values = output if type(output) is Tensor else first_tensor(output)
+        values = output if type(output) is Tensor and output.is_floating_point() else first_tensor(output)
         if values is None:
             return
         try:

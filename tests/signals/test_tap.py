@@ -1,5 +1,6 @@
 """Small outputs wait until some of them are read in one call; that nobody can tell by the figures."""
 
+import copy
 import gc
 import threading
 import weakref
@@ -45,6 +46,28 @@ class Net(nn.Module):
 def in_place_once(net, y, _):
     """At the fourth step alone."""
     return torch.relu_(y) if net.steps == 4 else torch.relu(y)
+
+
+class Weight(nn.Module):
+    """Returns a view of its parameter, which an optimizer changes after the first point."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 6))
+
+    def forward(self):
+        return self.weight.view(36)
+
+
+class Codes(nn.Module):
+    """Returns whole numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x):
+        return (x @ self.weight).argmax(1)
 
 
 def unseen(net, y, _):
@@ -233,3 +256,97 @@ def test_threads_that_run_one_model_lose_nothing():
             values = probe.close()
             assert list(values._activations._columns[0]) == [4 * 5 * 48] * 40
             net.seen.clear()
+
+
+STRANGE = {
+    "inference": lambda net, x: torch.inference_mode()(net)(x),
+    "vmap": lambda net, x: torch.func.vmap(net)(x[None]),
+    "grad": lambda net, x: torch.func.grad(lambda x: net(x).sum())(x),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_layer_that_waits_may_return_what_cannot(kind):
+    net = Net(BETWEEN["relu"])
+    net.seen = [{}]
+    probe = Probe(net, WANTED)
+    x = torch.randn(7, 6)
+    with probe:
+        for step in range(4):
+            probe.open()
+            net.layers[0](x)
+            if step == 3:
+                STRANGE[kind](net.layers[0], x)
+            probe.before_update()
+            values = probe.close().values()
+    assert values["activation_mean/layers.0"] == pytest.approx(net.layers[0](x).mean().item(), rel=1e-4)
+
+
+def test_an_output_of_inference_is_read_before_it_can_be_changed():
+    net = Net(BETWEEN["relu"])
+    probe = Probe(net, WANTED)
+    points(net, count=2, probe=probe)
+    net.between = BETWEEN["in-place relu"]
+    with torch.inference_mode():
+        values, most = points(net, count=1, probe=probe)
+    assert most == 0
+    assert values[0] == pytest.approx(expected(net.seen[-1]), rel=1e-4)
+
+
+def test_a_view_of_a_parameter_has_a_value_at_each_point():
+    net = Weight()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with Probe(net, WANTED) as probe:
+        for _ in range(4):
+            probe.open()
+            before = net.weight.detach().clone()
+            net().square().sum().backward()
+            probe.before_update()
+            optimizer.step()
+            assert probe.close().values()["activation_mean/Weight"] == pytest.approx(before.mean().item(), rel=1e-4)
+
+
+def test_what_the_layer_itself_changes_in_place_later_has_a_value_at_each_point():
+    class Own(nn.Linear):
+        def forward(self, x):
+            y = super().forward(x)
+            return y.relu_() if self.in_place else y
+
+    layer = Own(6, 6)
+    x = torch.randn(7, 6)
+    with Probe(layer, WANTED) as probe:
+        for layer.in_place in (False, False, True, False, True):
+            probe.open()
+            y = layer(x)
+            probe.before_update()
+            assert probe.close().values()["activation_mean/Own"] == pytest.approx(y.mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("leave", ["pause", "detach"])
+def test_nothing_is_held_while_the_probe_rests(leave):
+    net = Net(BETWEEN["nothing"])
+    probe = Probe(net, WANTED)
+    points(net, count=2, probe=probe)
+    probe.attach()
+    probe.open()
+    y = weakref.ref(net(torch.randn(7, 6)))
+    assert y() is not None
+    getattr(probe, leave)()
+    gc.collect()
+    assert y() is None
+    assert probe.close().values() == pytest.approx(expected(net.seen[-1]), rel=1e-4)
+    probe.detach()
+
+
+def test_whole_numbers_are_no_activations():
+    net = Codes()
+    values, _ = points(net)
+    assert values == [{}] * 5
+
+
+def test_a_model_that_holds_its_probe_can_be_copied():
+    net = Net(BETWEEN["relu"])
+    net.probe = Probe(net, WANTED)
+    points(net, count=2, probe=net.probe)
+    copied = copy.deepcopy(net)
+    assert copied.probe._switch.model is copied
