@@ -45,7 +45,8 @@ def apply_(plan: Plan) -> Report:
         with restored_on_error(assignment.place for assignment in fallible):
             drawn = {assignment.name: _write_alone_(plan, assignment) for assignment in fallible}
             to_the_end.enter_context(finished_before_interrupts())
-        drawing.prepare(sum(assignment.place.parameter.numel() for assignment in certain))
+        here = [assignment.place.parameter for assignment in certain if assignment.place.parameter.is_cpu]
+        drawing.prepare(sum(parameter.numel() for parameter in here))
         achieved = _each(lambda assignment: _written_std_(plan, assignment), certain)
     achieved.update(_each(_achieved_std, [one for one in plan.assignments if one.name not in achieved]))
     return plan.report([Reading(achieved[a.name], drawn.get(a.name)) for a in plan.assignments])

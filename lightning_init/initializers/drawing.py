@@ -47,7 +47,7 @@ def uniform_(values: Tensor, low: float, high: float, generator: torch.Generator
 
 def normal_(values: Tensor, mean: float, std: float, generator: torch.Generator | None) -> None:
     """Fill real `values` from N(mean, std^2)."""
-    if generator is None or not _can_fill(values, generator, "normal"):
+    if generator is None or not std >= 0 or not _can_fill(values, generator, "normal"):  # torch says why not
         for part in in_cache(values):
             part.normal_(mean, std, generator=generator)
     else:
@@ -80,11 +80,18 @@ def _can_fill(values: Tensor, generator: torch.Generator, law: str) -> bool:
         and values.layout is torch.strided
         and values.numel() >= _LARGE
         and values.is_contiguous()
-        and values.data_ptr() != 0
+        and _has_memory(values)
         and not (values.is_neg() or values.is_inference())
         and not (values.requires_grad and torch.is_grad_enabled())  # torch says why not
         and _equals_torch(law)
     )
+
+
+def _has_memory(values: Tensor) -> bool:
+    try:
+        return values.data_ptr() != 0
+    except RuntimeError:  # inside of functorch's transforms
+        return False
 
 
 @cache

@@ -153,6 +153,32 @@ def test_a_leaf_that_requires_a_gradient_is_refused_as_by_torch(twister):
         drawing.normal_(torch.empty(LARGE, requires_grad=True), 0.0, 1.0, streams()[0])
 
 
+@pytest.mark.parametrize("std", [-1.0, float("nan")])
+def test_a_std_that_torch_refuses_is_refused(equal, std):
+    with pytest.raises(RuntimeError, match="normal expects std"):
+        drawing.normal_(torch.empty(LARGE), 0.0, std, streams()[0])
+
+
+TRANSFORMS = {
+    "vmap": lambda fill, x: torch.func.vmap(fill, randomness="different")(x[None]),
+    "grad": lambda fill, x: torch.func.grad(lambda x: fill(x).sum())(x),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_torch_draws_inside_of_its_transforms(equal, transform):
+    def ours(x):
+        values = x.clone()
+        drawing.normal_(values, 0.0, 1.0, streams()[0])
+        return values * x
+
+    def theirs(x):
+        return x.clone().normal_(generator=streams()[0]) * x
+
+    x = torch.ones(LARGE)
+    assert torch.equal(TRANSFORMS[transform](ours, x), TRANSFORMS[transform](theirs, x))
+
+
 MUTANTS = {
     "another order of operations": lambda values: values.mul_(3.0).div_(3.0),
     "one number in 65,541": lambda values: values[-1].add_(1e-3),
@@ -202,6 +228,15 @@ def test_it_is_loaded_for_large_models_alone(monkeypatch):
     monkeypatch.setattr(drawing, "_WORTH", 10_000)
     initialize(nn.Linear(100, 100), "normal")
     assert asked == ["twister"]
+
+
+def test_it_is_not_loaded_for_what_lies_on_a_device(monkeypatch):
+    asked = []
+    monkeypatch.setattr(drawing, "prepare", asked.append)
+    model = nn.Linear(100, 100)
+    monkeypatch.setattr(nn.Parameter, "is_cpu", False, raising=False)
+    initialize(model, "normal")
+    assert asked == [0]
 
 
 def test_a_model_has_the_same_weights_with_and_without(equal, monkeypatch):
