@@ -7,7 +7,8 @@
     python -m benchmarks.monitor --parts --workloads W1 W3 --threads 1  # what the microseconds are spent on
 
 Blocks of steps with and without hooks alternate inside one `Trainer.fit`, so that whatever else the machine does hits
-both alike. The ratio is that of the median step times; its interval is a bootstrap over pairs of neighbouring blocks.
+both alike. Each pair of neighbouring blocks gives a ratio of their median step times; told are the median of these
+ratios and its bootstrap interval.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from benchmarks.monitoring.workloads import WORKLOADS, Lit, trainer_for
 Row: TypeAlias = dict[str, object]
 
 RESULTS = Path(__file__).parent / "results"
-BLOCK = 6  # steps with or without monitoring before the other has its turn
+BLOCK = 4  # steps with or without monitoring before the other has its turn
 PAIRS = 12  # blocks of each kind at least, however long they take; the first two pairs warm up
 
 
@@ -109,16 +110,11 @@ def compared(workload: str, way: Way, threads: int, seconds: float) -> Row:
 
 
 def bootstrap(pairs: list[tuple[list[float], list[float]]], draws: int = 1000) -> tuple[float, float, float]:
-    """Ratio of the median step times, and its 95 % interval."""
-
-    def ratio(chosen: list[tuple[list[float], list[float]]]) -> float:
-        on = np.median(np.concatenate([a for a, _ in chosen]))
-        return float(on / np.median(np.concatenate([b for _, b in chosen])))
-
-    generator = np.random.default_rng(0)
-    drawn = [ratio([pairs[i] for i in generator.integers(len(pairs), size=len(pairs))]) for _ in range(draws)]
+    """Median over neighbouring blocks of the ratio of their median step times, and its 95 % interval."""
+    ratios = np.array([np.median(on) / np.median(off) for on, off in pairs])
+    drawn = np.median(np.random.default_rng(0).choice(ratios, (draws, len(ratios))), axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return ratio(pairs), float(low), float(high)
+    return float(np.median(ratios)), float(low), float(high)
 
 
 def compare(workloads: Sequence[str], ways: Sequence[str], threads: Sequence[int], seconds: float) -> Iterator[Row]:

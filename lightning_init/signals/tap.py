@@ -124,7 +124,7 @@ class Tap:
         """Measure `output` now, or have it wait."""
         del module, args
         switch = self.switch
-        if compiler.is_compiling():
+        if compiler.is_dynamo_compiling():
             if switch.on:  # a graph of its own for the steps that are not logged
                 self._trace(output)
         elif switch.on and _graph_task() == -1 and self.error is None and switch.model.training:
