@@ -21,7 +21,7 @@ from lightning_init.signals.samples import sample
 from lightning_init.signals.statistics import Summary
 
 _SMALL = 1 << 14  # values of an output that may wait
-_MANY = 32  # outputs that wait at most
+_MANY = 64  # outputs that wait at most
 _row = attrgetter("gauge.row")
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 (no public way to ask; torch.utils.checkpoint asks so too)
 
