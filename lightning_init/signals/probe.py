@@ -250,11 +250,12 @@ class Probe:
         activations = self._activations.take()
         uncalled = [self._taps[row] for row in activations.empty()]
         self.silent = {layer.name: _CHANGED if tap in changed else _reason(layer, tap) for layer, tap in uncalled}
+        moments = [self._gradient_gauges.take()] if self._gradients else []
         norms = [] if self._norms is None else [self._norms.take()]
         return Reading(
             self._weights.take(),
             activations,
-            [self._gradient_gauges.take(), *norms, *(update.take() for update in self._updates)],
+            [*moments, *norms, *(update.take() for update in self._updates)],
             travels=bool(self._transfers),
             divided=self._shards.divided,
         )

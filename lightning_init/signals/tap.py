@@ -75,9 +75,11 @@ class Switch:
 
     def settle(self) -> None:
         """Read all, and look at all that is watched."""
-        self.read()
-        with self._lock:
-            self._compare(len(self._watched))
+        if self.waiting:
+            self.read()
+        if self._watched:
+            with self._lock:
+                self._compare(len(self._watched))
 
     def end_point(self) -> set[Tap]:
         """Settle, and have those taps wait from now on whose outputs have all stayed the same.
@@ -86,9 +88,10 @@ class Switch:
             The taps of which an output was changed while it waited.
         """
         self.settle()
-        for tap, same in self._same.items():
-            tap.waits = same
-        self._same = {}
+        if self._same:
+            for tap, same in self._same.items():
+                tap.waits = same
+            self._same = {}
         changed, self.changed = self.changed, set()
         return changed
 
