@@ -38,8 +38,8 @@ from benchmarks.monitoring.workloads import WORKLOADS, Lit, trainer_for
 Row: TypeAlias = dict[str, object]
 
 RESULTS = Path(__file__).parent / "results"
-BLOCK = 4  # steps with or without monitoring before the other has its turn
-PAIRS = 12  # blocks of each kind at least, however long they take; the first two pairs warm up
+BLOCK = 10  # steps with or without monitoring before the other has its turn
+PAIRS = 8  # blocks of each kind at least, however long they take; the first two pairs warm up
 
 
 class Toggle(Callback):
