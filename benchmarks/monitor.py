@@ -7,7 +7,8 @@
     python -m benchmarks.monitor --parts --workloads W1 W3 --threads 1  # what the microseconds are spent on
 
 Blocks of steps with and without hooks alternate inside one `Trainer.fit`, so that whatever else the machine does hits
-both alike. The ratio is that of the median step times; its interval is a bootstrap over pairs of neighbouring blocks.
+both alike. Each pair of neighbouring blocks gives a ratio of their median step times; told are the median of these
+ratios and its bootstrap interval.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ from benchmarks.monitoring.workloads import WORKLOADS, Lit, trainer_for
 Row: TypeAlias = dict[str, object]
 
 RESULTS = Path(__file__).parent / "results"
-BLOCK = 6  # steps with or without monitoring before the other has its turn
-PAIRS = 12  # blocks of each kind at least, however long they take; the first two pairs warm up
+BLOCK = 10  # steps with or without monitoring before the other has its turn
+SHORT = {"W2": 3}  # whose steps are so long that nothing of the last one is left in a cache
+PAIRS = 8  # blocks of each kind at least, however long they take; the first two pairs warm up
 
 
 class Toggle(Callback):
     """Switches a way of monitoring on and off, and takes the time of each step."""
 
-    def __init__(self, way: Way, seconds: float) -> None:
-        self.way, self.seconds = way, seconds
+    def __init__(self, way: Way, seconds: float, block: int) -> None:
+        self.way, self.seconds, self.block = way, seconds, block
         self.blocks: dict[bool, list[list[float]]] = {True: [], False: []}
         self.active, self.count, self.began = False, 0, 0.0
 
@@ -56,7 +58,7 @@ class Toggle(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         now = time.perf_counter()
-        if self.count % BLOCK == 0:
+        if self.count % self.block == 0:
             self.active = not self.active
             (self.way.on if self.active else self.way.off)()
             self.blocks[self.active].append([])
@@ -89,7 +91,7 @@ def compared(workload: str, way: Way, threads: int, seconds: float) -> Row:
     torch.manual_seed(0)
     build, shape = WORKLOADS[workload]
     data = TensorDataset(torch.randn(shape).repeat(4, *[1] * (len(shape) - 1)), torch.randint(10, (4 * shape[0],)))
-    toggle = Toggle(way, seconds)
+    toggle = Toggle(way, seconds, SHORT.get(workload, BLOCK))
     with tempfile.TemporaryDirectory() as directory:
         trainer = trainer_for(directory, toggle, max_epochs=-1)
         trainer.fit(Lit(build()), DataLoader(data, batch_size=shape[0]))
@@ -109,16 +111,11 @@ def compared(workload: str, way: Way, threads: int, seconds: float) -> Row:
 
 
 def bootstrap(pairs: list[tuple[list[float], list[float]]], draws: int = 1000) -> tuple[float, float, float]:
-    """Ratio of the median step times, and its 95 % interval."""
-
-    def ratio(chosen: list[tuple[list[float], list[float]]]) -> float:
-        on = np.median(np.concatenate([a for a, _ in chosen]))
-        return float(on / np.median(np.concatenate([b for _, b in chosen])))
-
-    generator = np.random.default_rng(0)
-    drawn = [ratio([pairs[i] for i in generator.integers(len(pairs), size=len(pairs))]) for _ in range(draws)]
+    """Median over neighbouring blocks of the ratio of their median step times, and its 95 % interval."""
+    ratios = np.array([np.median(on) / np.median(off) for on, off in pairs])
+    drawn = np.median(np.random.default_rng(0).choice(ratios, (draws, len(ratios))), axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return ratio(pairs), float(low), float(high)
+    return float(np.median(ratios)), float(low), float(high)
 
 
 def compare(workloads: Sequence[str], ways: Sequence[str], threads: Sequence[int], seconds: float) -> Iterator[Row]:

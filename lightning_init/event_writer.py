@@ -15,6 +15,7 @@ import re
 import struct
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
@@ -26,7 +27,6 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import CRC_TABLE  # ty
 from torch.utils.tensorboard import SummaryWriter
 
 Words: TypeAlias = npt.NDArray[np.uint32]
-Floats: TypeAlias = npt.NDArray[np.float64]
 
 _TABLE: Words = np.array(CRC_TABLE, np.uint32)
 _ONES = 0xFFFFFFFF
@@ -59,7 +59,7 @@ class EventWriter:
             recent = list(self._templates.items())[-3:]
             template = Template(self._prefix + tag for tag in tags)
             self._templates = {**dict(recent), tags: template}
-        point = Point(step, np.fromiter(scalars.values(), np.float64, len(tags)), time.time())
+        point = Point(step, array("d", scalars.values()), time.time())
         # reopens the file that `close` closed; there is no public name for it
         file_writer = self._summary_writer._get_file_writer()  # type: ignore[no-untyped-call]  # noqa: SLF001 (not public)
         events = file_writer.event_writer
@@ -106,12 +106,12 @@ class Point(NamedTuple):
 
     Args:
         step: its x.
-        values: one for each tag, float64.
+        values: one for each tag.
         wall_time: in seconds since 1970.
     """
 
     step: int
-    values: Floats
+    values: array[float]
     wall_time: float
 
 
@@ -122,7 +122,7 @@ class Template:
         tags: of the scalars, in the order of the values.
 
     >>> template = Template(["loss"])
-    >>> Event.FromString(template.records([Point(7, np.array([0.5]), 0.0)])[12:-4]).summary.value[0].simple_value
+    >>> Event.FromString(template.records([Point(7, array("d", [0.5]), 0.0)])[12:-4]).summary.value[0].simple_value
     0.5
     """
 
@@ -145,7 +145,7 @@ class Template:
     def records(self, points: Sequence[Point]) -> Record:
         """Return the records of some steps; values beyond float32 become infinite, as in any event file."""
         with np.errstate(over="ignore"):
-            floats = np.stack([point.values for point in points]).astype("<f4").view(np.uint8)
+            floats = np.array([point.values for point in points]).astype("<f4").view(np.uint8)
         bodies = np.repeat(self._body[None], len(points), 0)
         bodies[:, self._places] = floats
         changed = self._contributions[self._rows[0] + (floats & 15)]

@@ -138,6 +138,37 @@ def add_each(rows: Sequence[Row], tensors: Sequence[Tensor]) -> None:
             row.add(values)
 
 
+class Residents:
+    """Tensors that are added to the same rows again and again, and looked at only after one has moved or been resized.
+
+    Args:
+        rows: one for each tensor.
+        tensors: on the CPU.
+
+    >>> table, weight = Table(1), nn.Parameter(torch.tensor([1.0, 3.0]))
+    >>> Residents([table.row(0)], [weight]).add()
+    >>> [column.tolist() for column in table.take()]
+    [[2.0], [2.0], [0.0], [2.0]]
+    """
+
+    def __init__(self, rows: Sequence[Row], tensors: Sequence[Tensor]) -> None:
+        self._rows = rows
+        self._tensors = tensors
+        self._places = array("q", map(_ADDRESS, rows))
+        self._known: tuple[array[int], array[int]] | None = None  # addresses and sizes of plain tensors
+
+    def add(self) -> None:
+        """Add each tensor to its row."""
+        now = array("q", map(Tensor.data_ptr, self._tensors)), array("q", map(Tensor.numel, self._tensors))
+        if _kernel is not None and (now == self._known or _are_plain(self._tensors)):
+            self._known = now
+            _kernel.pool_each(len(self._tensors), *map(_address, (*now, self._places)))
+        else:
+            self._known = None
+            for row, values in zip(self._rows, self._tensors, strict=True):
+                row.add(values)
+
+
 def summary(values: Tensor) -> Summary:
     """Return the moments of `values`, on the CPU; any shape, dtype and layout.
 

@@ -88,8 +88,7 @@ class Probe:
         ]
         self._weights = Gauges([gauge for gauge, _ in weights])
         at_once = [pair for pair in weights if self._is_resident(*pair)]
-        self._resident_rows = [gauge.row for gauge, _ in at_once]
-        self._resident_weights = [place.parameter for _, place in at_once]
+        self._residents = fast.Residents([gauge.row for gauge, _ in at_once], [place.parameter for _, place in at_once])
         self._computed = [pair for pair in weights if not self._is_resident(*pair)]
         self._taps = [
             (layer, Tap(layer.name, self._activation_gauge(layer, wanted.activations), self._switch))
@@ -226,7 +225,7 @@ class Probe:
         if self._weighed:
             return
         self._weighed = True
-        fast.add_each(self._resident_rows, self._resident_weights)
+        self._residents.add()
         for gauge, place in self._computed:
             gauge.add(self._shards.read(place))
         for update in self._updates:
@@ -252,18 +251,22 @@ class Probe:
         activations = self._activations.take()
         uncalled = [self._taps[row] for row in activations.empty()]
         self.silent = {layer.name: _CHANGED if tap in changed else _reason(layer, tap) for layer, tap in uncalled}
+        moments = [self._gradient_gauges.take()] if self._gradients else []
         norms = [] if self._norms is None else [self._norms.take()]
         return Reading(
             self._weights.take(),
             activations,
-            [self._gradient_gauges.take(), *norms, *(update.take() for update in self._updates)],
+            [*moments, *norms, *(update.take() for update in self._updates)],
             travels=bool(self._transfers),
             divided=self._shards.divided,
         )
 
     def _is_resident(self, gauge: Gauge, place: Place) -> bool:
         """Return whether the weight is a parameter that lies on the CPU as a whole, and moments are asked for alone."""
-        return gauge.lean and place.kind == "direct" and place.parameter.is_cpu and not self._shards.divided
+        if place.kind != "direct" or self._shards.divided or not gauge.lean:
+            return False
+        weight = place.parameter
+        return type(weight) is nn.Parameter and weight.is_cpu and weight.layout is torch.strided
 
     def _gauge(self, signal: str, name: str, statistics: Sequence[str]) -> Gauge:
         return Gauge({f"{signal}_{one}/{name}": one for one in statistics}, self._transfer)

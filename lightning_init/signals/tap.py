@@ -21,7 +21,7 @@ from lightning_init.signals.samples import sample
 from lightning_init.signals.statistics import Summary
 
 _SMALL = 1 << 14  # values of an output that may wait
-_MANY = 32  # outputs that wait at most
+_MANY = 64  # outputs that wait at most
 _row = attrgetter("gauge.row")
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 (no public way to ask; torch.utils.checkpoint asks so too)
 
@@ -79,9 +79,11 @@ class Switch:
 
     def settle(self) -> None:
         """Read all, and look at all that is watched."""
-        self.read()
-        with self._lock:
-            self._compare(len(self._watched))
+        if self.waiting:
+            self.read()
+        if self._watched:
+            with self._lock:
+                self._compare(len(self._watched))
 
     def end_point(self) -> set[Tap]:
         """Settle, and have those taps wait from now on whose outputs have all stayed the same.
@@ -90,9 +92,10 @@ class Switch:
             The taps of which an output was changed while it waited.
         """
         self.settle()
-        for tap, same in self._same.items():
-            tap.waits = same
-        self._same = {}
+        if self._same:
+            for tap, same in self._same.items():
+                tap.waits = same
+            self._same = {}
         changed, self.changed = self.changed, set()
         return changed
 
@@ -128,12 +131,17 @@ class Tap:
         """Measure `output` now, or have it wait."""
         del module, args
         switch = self.switch
-        if compiler.is_compiling():
+        if compiler.is_dynamo_compiling():
             if switch.on:  # a graph of its own for the steps that are not logged
                 self._trace(output)
         elif switch.on and _graph_task() == -1 and self.error is None and switch.model.training:
-            small = self.waits and type(output) is Tensor and output.numel() <= _SMALL and switch.samples is None
-            if small and fast.is_fresh(output):  # it was, at the first point, but a layer need not do the same again
+            if (
+                self.waits
+                and type(output) is Tensor
+                and output.numel() <= _SMALL
+                and switch.samples is None
+                and fast.is_fresh(output)  # as at the first point, but a layer need not do the same again
+            ):
                 switch.waiting.append((self, output))
                 if len(switch.waiting) >= _MANY:
                     switch.read()

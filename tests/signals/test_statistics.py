@@ -286,3 +286,23 @@ def test_first_values_that_lie_far_from_the_others_cost_no_digits():
         found = fast.summary(values)
         assert found.m2 / n == pytest.approx(wide.var(correction=0).item(), rel=2e-5)
         assert found.mean == pytest.approx(wide.mean().item(), rel=2e-6)
+
+
+def test_weights_are_looked_at_again_where_they_have_changed_their_form():
+    table = fast.Table(1)
+    weight = torch.nn.Parameter(drawn(1000, 5.0).view(20, 50))
+    residents = fast.Residents([table.row(0)], [weight])
+    for change in (
+        lambda data: data,
+        lambda data: data.mul_(2),
+        lambda data: data[:10],
+        lambda data: data[:, ::2],
+        lambda data: data.double(),
+        lambda data: data.bfloat16(),
+    ):
+        weight.data = change(weight.data)
+        residents.add()
+        (number,), (mean,), _, (m2,) = table.take()
+        wide = weight.detach().double()
+        assert number == wide.numel()
+        assert (mean, m2 / number) == pytest.approx((wide.mean().item(), wide.var(correction=0).item()), rel=1e-5)
