@@ -12,6 +12,7 @@ from joblib import Parallel
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from examples import plans
+from examples.result import FILE as RESULT
 from examples.runs import unfinished
 
 Task: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -60,7 +61,12 @@ def _death(error: TerminatedWorkerError) -> str:
 
 
 def _is_under_way(task: Task) -> bool:
-    """Return whether the run of `task` was begun, and neither finished nor recorded as failed."""
+    """Return whether the run of `task` was begun, and neither finished nor recorded as failed.
+
+    One that records that its loader died is a victim too: joblib kills the children of its processes before these.
+    """
     _, (_, overrides, _, config, *_), _ = task
-    begun = [plans.overrides(directory) or [] for directory in unfinished(Path(config.hydra.sweep.dir))]
+    sweep = Path(config.hydra.sweep.dir)
+    victims = [file.parent for file in sweep.rglob(RESULT) if "DataLoader worker" in file.read_text()]
+    begun = [plans.overrides(directory) or [] for directory in (*unfinished(sweep), *victims)]
     return any(set(found) <= set(overrides) and found for found in begun)

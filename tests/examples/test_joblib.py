@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -112,7 +113,7 @@ def test_ctrl_c_ends_them_and_the_sweep_goes_on_afterwards(tmp_path):
 @linux
 def test_they_end_with_the_process_that_started_them_however_it_is_killed(whole, tmp_path):
     """While they import, between runs, and at the comparison: it has no time to tell them."""
-    for death, moment in ((signal.SIGTERM, "8 runs into"), (signal.SIGKILL, "[1/8"), (signal.SIGHUP, "[8/8")):
+    for death, moment in ((signal.SIGTERM, "8 runs into"), (signal.SIGKILL, "[1/8"), (signal.SIGKILL, "[8/8")):
         cut = started(tmp_path / "cut")
         read_to(cut, moment)
         cut.send_signal(death)  # to this one alone
@@ -126,17 +127,31 @@ def test_they_end_with_the_process_that_started_them_however_it_is_killed(whole,
 
 
 @linux
-def test_a_run_that_ends_its_process_is_made_again_alone_and_costs_no_other(tmp_path):
+@pytest.mark.parametrize(("dies", "status"), [("always", "failed"), ("once", "ok")])
+def test_a_run_that_ends_its_process_is_made_again_alone_and_costs_no_other(tmp_path, dies, status):
     (tmp_path / "deadly.py").write_text(DEADLY)
-    models = "model._target_=deadly.always,examples.models.mlp,deadly.once"
+    models = f"model._target_=deadly.{dies},examples.models.mlp"
     sweep = started(tmp_path / "sweep", models, "init.bias=zeros", "initializer=zeros")
     printed, warned = ended(sweep)
     assert sweep.returncode == 0, warned
     runs = pd.read_csv(tmp_path / "sweep/runs.csv").set_index("model._target_")["status"]
-    assert set(runs.items()) == {("deadly.always", "failed"), ("examples.models.mlp", "ok"), ("deadly.once", "ok")}
-    assert runs.size == 6
+    assert set(runs.items()) == {(f"deadly.{dies}", status), ("examples.models.mlp", "ok")}
+    assert runs.size == 4
     assert "note: a process of the sweep ended by" in printed
-    assert "a process of the sweep ended by SIGKILL(-9), when it was alone too" in printed
+    assert ("a process of the sweep ended by SIGKILL(-9), when it was alone too" in printed) == (dies == "always")
+
+
+def test_a_run_whose_loader_was_killed_first_counts_as_under_way(tmp_path):
+    """joblib kills the children of its processes before these, which may have the time to record a failure."""
+    from examples import sturdy
+
+    for name, error in (("a", "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed."), ("b", "other")):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / ".hydra/overrides.yaml").write_text(f"- seed={name}\n")
+        (tmp_path / name / "result.json").write_text(json.dumps({"overrides": [f"seed={name}"], "error": error}))
+    config = SimpleNamespace(hydra=SimpleNamespace(sweep=SimpleNamespace(dir=tmp_path)))
+    tasks = [(None, (0, [f"seed={name}"], None, config, None, None), {}) for name in "ab"]
+    assert [sturdy._is_under_way(task) for task in tasks] == [True, False]
 
 
 @linux
