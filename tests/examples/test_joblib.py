@@ -106,7 +106,7 @@ def test_ctrl_c_ends_them_and_the_sweep_goes_on_afterwards(tmp_path):
     again = started(tmp_path / "cut", "init.bias=zeros")
     printed, warned = ended(again)
     assert again.returncode == 0, warned
-    assert len(re.findall(r"\(was finished\)", printed)) == finished >= 1
+    assert 1 <= len(re.findall(r"\(was finished\)", printed)) <= finished  # one cut while it was written is made again
     assert len(results(tmp_path / "cut")) == 4
 
 
