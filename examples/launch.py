@@ -115,7 +115,7 @@ def _end(executor: ProcessPoolExecutor) -> None:
     Then wait for the thread that fed them, which joblib does not: it frees a semaphore at its end, and where this
     process ends before that, Python warns of a leak.
     """
-    feeder = executor._call_queue._thread  # noqa: SLF001  there is no other way to it
+    feeder = executor._call_queue._thread  # noqa: SLF001 (there is no other way to the thread)
     executor.shutdown(kill_workers=True)
     if feeder is not None:
         feeder.join()

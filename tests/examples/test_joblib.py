@@ -45,7 +45,14 @@ def started(directory, *more):
     }
     words = [sys.executable, "-m", "examples.train", *GRID, *JOBLIB, *more, f"hydra.sweep.dir={directory}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, cwd=directory.parent, env=environment, start_new_session=True, **pipes)
+    return subprocess.Popen(
+        words, cwd=directory.parent, env=environment, start_new_session=True, preexec_fn=heed_hangups, **pipes
+    )
+
+
+def heed_hangups():
+    """Which `nohup` has whoever it starts ignore, these tests too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def ended(sweep):
@@ -113,7 +120,7 @@ def test_ctrl_c_ends_them_and_the_sweep_goes_on_afterwards(tmp_path):
 @linux
 def test_they_end_with_the_process_that_started_them_however_it_is_killed(whole, tmp_path):
     """While they import, between runs, and at the comparison: it has no time to tell them."""
-    for death, moment in ((signal.SIGTERM, "8 runs into"), (signal.SIGKILL, "[1/8"), (signal.SIGKILL, "[8/8")):
+    for death, moment in ((signal.SIGTERM, "8 runs into"), (signal.SIGKILL, "[1/8"), (signal.SIGHUP, "[8/8")):
         cut = started(tmp_path / "cut")
         read_to(cut, moment)
         cut.send_signal(death)  # to this one alone
