@@ -34,7 +34,7 @@ LAYERS = [
     {"__init__"},
 ]
 CORE = {"torch", "lightning", "tensorboard", "numpy", "typing_extensions", "google"}  # google: tensorboard's protobuf
-OPTIONAL = {"kernels": {"numba"}}  # loaded by name, where Numba is installed
+OPTIONAL = {"kernels": {"numba", "llvmlite"}}  # loaded by name, where Numba is installed
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -12,6 +12,9 @@ import numpy as np
 from numba import carray
 
 from lightning_init.kernels.memory import bits, compiled, doubles, floats, integers, of_bits
+from lightning_init.kernels.tensors import TORCH, find, lying
+
+__all__ = ["TORCH", "add_energies", "find", "pool", "pool_each"]
 
 _FEW = 256  # values whose mean lies near that of all
 _RUN = 256  # values that are summed in float32, in four places at once
@@ -87,17 +90,23 @@ def _moments(address: int, size: int) -> tuple[float, float]:
     return origin + total / size, squares - total * total / size
 
 
-@compiled("void(int64, int64, int64)")  # with the GIL: several threads may run a layer, and pool into its row
-def pool(address: int, size: int, row: int) -> None:
-    """Pool values with what came before (Chan, Golub & LeVeque 1979, eq. 2.1).
+@compiled("boolean(int64, int64, int64)")  # with the GIL: several threads may run a layer, and pool into its row
+def pool(torch: int, tensor: int, row: int) -> bool:
+    """Pool the values of a tensor with what came before (Chan, Golub & LeVeque 1979, eq. 2.1).
 
     Args:
-        address: of float32 values, one after the other; 0 for a tensor that has lost its memory and so its values.
-        size: how many there are.
+        torch: `TORCH`.
+        tensor: its `id`; as `lying` takes it.
         row: address of four float64, which are updated: number, mean (real part, imaginary part), squared deviations.
+
+    Returns:
+        Whether it is such a tensor; if not, nothing was done.
     """
-    if size == 0 or address == 0:
-        return
+    address, size = lying(torch, tensor)
+    if size < 0:
+        return False
+    if size == 0 or address == 0:  # a tensor that has lost its memory, and so its values
+        return True
     mean, m2 = _moments(address, size)
     pooled = carray(doubles(row), 4)
     before = pooled[0]
@@ -110,24 +119,41 @@ def pool(address: int, size: int, row: int) -> None:
         pooled[2] += imag * size / number
         pooled[3] += m2 + (step * step + imag * imag) * before * size / number
     pooled[0] = number
+    return True
 
 
-@compiled("void(int64, int64, int64, int64)")
-def pool_each(count: int, addresses: int, sizes: int, rows: int) -> None:
-    """Do the same for `count` tensors, each with a row of its own; the arguments of each lie at these addresses."""
-    address, size, row = (
+@compiled("int64(int64, int64, int64, int64)")
+def pool_each(torch: int, count: int, tensors: int, rows: int) -> int:
+    """Do the same for `count` tensors, each with a row of its own; the `id`s and addresses lie at these addresses.
+
+    Returns:
+        How many were done, one after the other, until one was none for `lying`.
+    """
+    tensor, row = carray(integers(tensors), count), carray(integers(rows), count)
+    for i in range(count):
+        if not pool(torch, tensor[i], row[i]):
+            return i
+    return count
+
+
+@compiled("void(int64, int64, int64, int64, int64, float64)", nogil=True)
+def add_energies(count: int, addresses: int, sizes: int, owners: int, totals: int, factor: float) -> None:
+    """Add the sums of squares of `count` arrays, each times `factor`, to the totals of their owners.
+
+    Args:
+        count: of the arrays.
+        addresses: where theirs lie.
+        sizes: where the numbers of their values lie.
+        owners: where the indices of their totals lie.
+        totals: where these lie, float64.
+        factor: of all.
+    """
+    address, size, owner = (
         carray(integers(addresses), count),
         carray(integers(sizes), count),
-        carray(integers(rows), count),
+        carray(integers(owners), count),
     )
     for i in range(count):
-        pool(address[i], size[i], row[i])
-
-
-@compiled("void(int64, int64, int64, int64)", nogil=True)
-def energies(count: int, addresses: int, sizes: int, found: int) -> None:
-    """Write the sum of the squares of each of `count` tensors, float64, to the address `found`."""
-    address, size = carray(integers(addresses), count), carray(integers(sizes), count)
-    sums = carray(doubles(found), count)
-    for i in range(count):
-        sums[i] = _sums(address[i], size[i], np.float32(0))[1] if address[i] != 0 else 0.0
+        if address[i] != 0:
+            total = carray(doubles(totals + 8 * owner[i]), 1)
+            total[0] += factor * _sums(address[i], size[i], np.float32(0))[1]

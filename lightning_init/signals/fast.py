@@ -31,10 +31,7 @@ Moments: TypeAlias = tuple[float, float, float, float]
 from it: the first fields of a `Summary`."""
 
 _TYPES = {Tensor, nn.Parameter}  # others may keep their values elsewhere, as AsyncCollectiveTensor does
-_KIND, _ADDRESS = attrgetter("dtype", "layout", "is_cpu"), attrgetter("address")
-version = attrgetter("_version")
-"""How often a tensor was changed in place; none of inference mode."""
-_PLAIN = {(torch.float32, torch.strided, True)}
+_ADDRESS = attrgetter("address")
 _CHUNK = 8192  # above it BLAS libraries start threads of their own, beside those of torch
 _PIECE = 1 << 16  # 256 KB, which a cache holds; float32 dot products err by 1e-6 here, by 2e-5 for constants
 _ONES: Array = np.ones(_CHUNK, np.float32)
@@ -101,15 +98,11 @@ class Row:
         """Copies belong to a copy of the table, at another address."""
         return Row, (self._table, self._start // 4)
 
-    def clear(self) -> None:
-        """Forget what was pooled."""
-        self._table.numbers[self._start : self._start + 4] = array("d", bytes(_BYTES))
-
     def add(self, values: Tensor) -> None:
         """Pool `values`, of any shape, dtype and layout, with what came before."""
-        if _kernel is not None and _is_plain(values):
-            _kernel.pool(values.data_ptr(), values.numel(), self.address)
-        elif self.elsewhere is not None and not values.is_cpu:
+        if _kernel is not None and _is_tensor(values) and _kernel.pool(_kernel.TORCH, id(values), self.address):
+            return
+        if self.elsewhere is not None and not values.is_cpu:
             self.elsewhere(values)
         elif _kernel is None or values.is_complex() or values.dtype is torch.float64:
             found = _moments(values)  # first: other threads may pool in the meantime
@@ -117,8 +110,8 @@ class Row:
             pooled = merged((number, mean, imag, m2), found)
             self._table.numbers[self._start : self._start + 4] = array("d", pooled)
         else:
-            flat = flattened(values)
-            _kernel.pool(flat.ctypes.data, flat.size, self.address)
+            short = torch.from_numpy(flattened(values))
+            _kernel.pool(_kernel.TORCH, id(short), self.address)
 
 
 def add_each(rows: Sequence[Row], tensors: Sequence[Tensor]) -> None:
@@ -129,44 +122,12 @@ def add_each(rows: Sequence[Row], tensors: Sequence[Tensor]) -> None:
     >>> [column.tolist() for column in table.take()]
     [[2.0, 3.0], [2.0, 1.0], [0.0, 0.0], [2.0, 0.0]]
     """
-    if _kernel is not None and _are_plain(tensors):
-        addresses, sizes = array("q", map(Tensor.data_ptr, tensors)), array("q", map(Tensor.numel, tensors))
-        places = array("q", map(_ADDRESS, rows))
-        _kernel.pool_each(len(tensors), _address(addresses), _address(sizes), _address(places))
-    else:
-        for row, values in zip(rows, tensors, strict=True):
-            row.add(values)
-
-
-class Residents:
-    """Tensors that are added to the same rows again and again, and looked at only after one has moved or been resized.
-
-    Args:
-        rows: one for each tensor.
-        tensors: on the CPU.
-
-    >>> table, weight = Table(1), nn.Parameter(torch.tensor([1.0, 3.0]))
-    >>> Residents([table.row(0)], [weight]).add()
-    >>> [column.tolist() for column in table.take()]
-    [[2.0], [2.0], [0.0], [2.0]]
-    """
-
-    def __init__(self, rows: Sequence[Row], tensors: Sequence[Tensor]) -> None:
-        self._rows = rows
-        self._tensors = tensors
-        self._places = array("q", map(_ADDRESS, rows))
-        self._known: tuple[array[int], array[int]] | None = None  # addresses and sizes of plain tensors
-
-    def add(self) -> None:
-        """Add each tensor to its row."""
-        now = array("q", map(Tensor.data_ptr, self._tensors)), array("q", map(Tensor.numel, self._tensors))
-        if _kernel is not None and (now == self._known or _are_plain(self._tensors)):
-            self._known = now
-            _kernel.pool_each(len(self._tensors), *map(_address, (*now, self._places)))
-        else:
-            self._known = None
-            for row, values in zip(self._rows, self._tensors, strict=True):
-                row.add(values)
+    done = 0
+    if _kernel is not None and _are_tensors(tensors):
+        known, places = array("q", map(id, tensors)), array("q", map(_ADDRESS, rows))
+        done = _kernel.pool_each(_kernel.TORCH, len(tensors), _address(known), _address(places))
+    for row, values in zip(rows[done:], tensors[done:], strict=True):
+        row.add(values)
 
 
 def summary(values: Tensor) -> Summary:
@@ -181,61 +142,46 @@ def summary(values: Tensor) -> Summary:
     return Summary(number, mean, imag, m2)
 
 
-def energies(tensors: Sequence[Tensor]) -> list[float]:
-    """Return the sum of the squared absolute values of each tensor; inf where one of them is inf and none is NaN.
+def add_energies(tensors: Sequence[Tensor], owners: array[int], totals: array[float], factor: float = 1.0) -> None:
+    """Add the sum of the squared absolute values of each tensor to one of the totals.
 
-    >>> energies([torch.tensor([3.0, 4.0]), torch.tensor([2j])])
-    [25.0, 4.0]
+    A sum is inf where a value is inf and none is NaN.
+
+    Args:
+        tensors: on the CPU.
+        owners: for each the index of its total.
+        totals: are updated.
+        factor: of each sum.
+
+    >>> totals = array("d", [0.0, 0.0])
+    >>> add_energies([torch.tensor([3.0, 4.0]), torch.tensor([2j])], array("q", [1, 1]), totals)
+    >>> totals.tolist()
+    [0.0, 29.0]
     """
-    found = energies_at_once(tensors)
-    return [_energy(values) for values in tensors] if found is None else found
-
-
-def energies_at_once(tensors: Sequence[Tensor]) -> list[float] | None:
-    """Return the same, if one call of the kernel can do it; None if not."""
-    if _kernel is None or not _are_plain(tensors):
-        return None
-    addresses, sizes = array("q", map(Tensor.data_ptr, tensors)), array("q", map(Tensor.numel, tensors))
-    found = array("d", bytes(8 * len(tensors)))
-    _kernel.energies(len(tensors), _address(addresses), _address(sizes), _address(found))
-    return found.tolist()
+    if _kernel is not None and _are_tensors(tensors):
+        count, known = len(tensors), array("q", map(id, tensors))
+        addresses, sizes = array("q", bytes(8 * count)), array("q", bytes(8 * count))
+        if _kernel.find(_kernel.TORCH, count, _address(known), _address(addresses), _address(sizes)):
+            _kernel.add_energies(
+                count, _address(addresses), _address(sizes), _address(owners), _address(totals), factor
+            )
+            return
+    for owner, values in zip(owners, tensors, strict=True):
+        totals[owner] += factor * _energy(values)
 
 
 def _address(numbers: array[int] | array[float]) -> int:
     return numbers.buffer_info()[0]
 
 
-def can_wait(values: Tensor) -> bool:
-    """Return whether `add_each` reads tensors like this one in one call, and `version` would tell of changes."""
-    return _kernel is not None and _is_plain(values) and is_fresh(values)
+def _is_tensor(values: Tensor) -> bool:
+    """Return whether the kernel may be given it."""
+    return type(values) in _TYPES and not values.is_neg()
 
 
-def is_fresh(values: Tensor) -> bool:
-    """Return whether `values` have memory of their own, never changed so far, and `version` would tell of changes."""
-    try:
-        return version(values) == 0 and values.data_ptr() != 0
-    except RuntimeError:  # of inference mode, which keeps no version; in functorch's transforms, which have no memory
-        return False
-
-
-def _is_plain(values: Tensor) -> bool:
-    """Return whether the values are float32 that lie in this machine's memory one after the other, in any order."""
-    return type(values) in _TYPES and _KIND(values) in _PLAIN and _is_dense(values) and not values.is_neg()
-
-
-def _are_plain(tensors: Sequence[Tensor]) -> bool:
-    """Return whether each is plain; by loops inside of `map`, which take a fraction of the time of others."""
-    return (
-        _TYPES.issuperset(map(type, tensors))
-        and _PLAIN.issuperset(map(_KIND, tensors))
-        and (all(map(Tensor.is_contiguous, tensors)) or all(map(_is_dense, tensors)))
-        and not any(map(Tensor.is_neg, tensors))
-    )
-
-
-def _is_dense(values: Tensor) -> bool:
-    """Return whether the values lie in memory one after the other, in any order."""
-    return values.is_contiguous() or values.is_contiguous(memory_format=torch.channels_last)
+def _are_tensors(tensors: Sequence[Tensor]) -> bool:
+    """Return the same of all; by loops inside of `map`, which take a fraction of the time of others."""
+    return _TYPES.issuperset(map(type, tensors)) and not any(map(Tensor.is_neg, tensors))
 
 
 # --- without Numba
@@ -283,7 +229,7 @@ def _energy(values: Tensor) -> float:
 
 def _parts_of(values: Tensor) -> Array | Sequence[Tensor]:
     """Return real values as one short array, or as vectors that a cache holds; views wherever possible."""
-    if _is_plain(values) and values.data_ptr():
+    if _is_tensor(values) and _is_dense(values) and values.data_ptr():
         values = values.detach()
         if values.numel() <= _CHUNK:
             array: Array = values.numpy()
@@ -295,6 +241,16 @@ def _parts_of(values: Tensor) -> Array | Sequence[Tensor]:
             return flat
         vector = torch.from_numpy(flat)
     return (vector,) if len(vector) <= _PIECE else torch.split(vector, _PIECE)
+
+
+def _is_dense(values: Tensor) -> bool:
+    """Return whether the values are float32 that lie in this machine's memory one after the other."""
+    return (
+        values.dtype is torch.float32
+        and values.layout is torch.strided
+        and values.is_cpu
+        and (values.is_contiguous() or values.is_contiguous(memory_format=torch.channels_last))
+    )
 
 
 def flattened(values: Tensor) -> Array:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Collection, Sequence
 from itertools import compress
-from operator import truediv
+from operator import attrgetter, truediv
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from lightning_init.signals.statistics import Summary
 from lightning_init.signals.transfer import Sent
 
 TOTAL = "gradient_norm_total"
+_IS_CPU = attrgetter("is_cpu")
 _REST = ""  # the tag of the parameters that count in the total alone
 
 
@@ -45,11 +47,12 @@ class GradientNorms:
         rest = tuple(parameter for parameter in model.parameters() if parameter not in claimed)
         groups = [(tag, parameters) for tag, parameters in [*owned, (_REST, rest)] if parameters]
         self._groups = [tag for tag, _ in groups]
-        self._owners = [owner for owner, (_, parameters) in enumerate(groups) for _ in parameters]
+        self._every = range(len(groups))
+        self._owners = array("q", [owner for owner, (_, parameters) in enumerate(groups) for _ in parameters])
         self._parameters = [one for _, parameters in groups for one in parameters]
         self._transfers = transfers
         self._gradient = gradient
-        self._energies, self._steps = [0.0] * len(groups), [0] * len(groups)
+        self._energies, self._steps = self._nothing()
         self._sent: list[tuple[list[int], Sent]] = []
 
     def add(self, parameters: Collection[nn.Parameter] | None = None, scale: Tensor | None = None) -> None:
@@ -60,20 +63,17 @@ class GradientNorms:
             scale: that the gradients still carry (of AMP's GradScaler); None if they carry none.
         """
         owners, gradients = self._reached(parameters)
-        for owner in set(owners):
+        for owner in self._every if owners is self._owners else set(owners):
             self._steps[owner] += 1
-        factor = 1.0 if scale is None or not scale.is_cpu else float(scale) ** -2
-        found = fast.energies_at_once(gradients)
-        if found is None:
+        if not all(map(_IS_CPU, gradients)):
             pairs = list(zip(owners, gradients, strict=True))
+            self._send([pair for pair in pairs if not pair[1].is_cpu], scale)
             here = [pair for pair in pairs if pair[1].is_cpu]
-            owners, found = [owner for owner, _ in here], fast.energies([gradient for _, gradient in here])
-            if len(here) < len(pairs):
-                self._send([pair for pair in pairs if not pair[1].is_cpu], scale)
-        for owner, energy in zip(owners, found, strict=True):
-            self._energies[owner] += energy * factor
+            owners, gradients = array("q", [owner for owner, _ in here]), [gradient for _, gradient in here]
+        factor = 1.0 if scale is None or not scale.is_cpu else float(scale) ** -2
+        fast.add_energies(gradients, owners, self._energies, factor)
 
-    def _reached(self, parameters: Collection[nn.Parameter] | None) -> tuple[list[int], list[Tensor]]:
+    def _reached(self, parameters: Collection[nn.Parameter] | None) -> tuple[array[int], list[Tensor]]:
         """Return the gradients there are, and before them the group that each belongs to."""
         gradients = [one for one in map(self._gradient, self._parameters) if one is not None]
         if parameters is None and len(gradients) == len(self._owners):
@@ -81,7 +81,7 @@ class GradientNorms:
         pairs = zip(self._owners, self._parameters, strict=True)
         chosen = [(owner, one) for owner, one in pairs if parameters is None or one in parameters]
         reached = [(owner, one) for owner, of in chosen if (one := self._gradient(of)) is not None]
-        return [owner for owner, _ in reached], [one for _, one in reached]
+        return array("q", [owner for owner, _ in reached]), [one for _, one in reached]
 
     @property
     def tags(self) -> list[str]:
@@ -91,8 +91,13 @@ class GradientNorms:
     def take(self) -> Norms:
         """Return what was measured, and start afresh."""
         norms = Norms(self._groups, self._energies, self._steps, self._sent)
-        self._energies, self._steps, self._sent = [0.0] * len(self._groups), [0] * len(self._groups), []
+        self._energies, self._steps = self._nothing()
+        self._sent = []
         return norms
+
+    def _nothing(self) -> tuple[array[float], list[int]]:
+        """Return no energy and no step for each group."""
+        return array("d", bytes(8 * len(self._groups))), [0] * len(self._groups)
 
     def _send(self, gradients: list[tuple[int, Tensor]], scale: Tensor | None) -> None:
         """Send the norms of gradients on devices, one batch per device."""
@@ -117,7 +122,7 @@ class Norms:
     """
 
     def __init__(
-        self, tags: Sequence[str], energies: list[float], steps: list[int], sent: Sequence[tuple[list[int], Sent]]
+        self, tags: Sequence[str], energies: array[float], steps: list[int], sent: Sequence[tuple[list[int], Sent]]
     ) -> None:
         self._tags = tags
         self._energies = energies

@@ -29,8 +29,6 @@ from lightning_init.signals.tap import Switch, Tap
 from lightning_init.signals.transfer import Transfer
 from lightning_init.signals.updates import Update
 
-_CHANGED = "its output was changed in place, as it was not before; it is measured again from the next step on"
-
 
 class Probe:
     """Measures the signals of a model.
@@ -88,7 +86,7 @@ class Probe:
         ]
         self._weights = Gauges([gauge for gauge, _ in weights])
         at_once = [pair for pair in weights if self._is_resident(*pair)]
-        self._residents = fast.Residents([gauge.row for gauge, _ in at_once], [place.parameter for _, place in at_once])
+        self._resident = [gauge.row for gauge, _ in at_once], [place.parameter for _, place in at_once]
         self._computed = [pair for pair in weights if not self._is_resident(*pair)]
         self._taps = [
             (layer, Tap(layer.name, self._activation_gauge(layer, wanted.activations), self._switch))
@@ -179,9 +177,8 @@ class Probe:
         self.resume()
 
     def pause(self) -> None:
-        """Stop counting forwards, until `resume`; no output is held in the meantime."""
+        """Stop counting forwards, until `resume`."""
         self._switch.on = False
-        self._switch.settle()
 
     def resume(self) -> None:
         """Count forwards again."""
@@ -194,7 +191,6 @@ class Probe:
             parameters: those that are about to be updated; None takes every gradient there is.
             scale: that the gradients still carry (of AMP's GradScaler).
         """
-        self._switch.settle()
         self._weigh()
         self.steps += 1
         if self.samples is not None:
@@ -225,7 +221,7 @@ class Probe:
         if self._weighed:
             return
         self._weighed = True
-        self._residents.add()
+        fast.add_each(*self._resident)
         for gauge, place in self._computed:
             gauge.add(self._shards.read(place))
         for update in self._updates:
@@ -245,12 +241,9 @@ class Probe:
                 samples[f"gradient_histogram/{layer.name}"] = values if scale is None else values / scale
 
     def _take(self) -> Reading:
-        changed = self._switch.end_point()
-        for tap in changed:
-            tap.gauge.row.clear()
         activations = self._activations.take()
         uncalled = [self._taps[row] for row in activations.empty()]
-        self.silent = {layer.name: _CHANGED if tap in changed else _reason(layer, tap) for layer, tap in uncalled}
+        self.silent = {layer.name: _reason(layer, tap) for layer, tap in uncalled}
         moments = [self._gradient_gauges.take()] if self._gradients else []
         norms = [] if self._norms is None else [self._norms.take()]
         return Reading(
