@@ -100,7 +100,12 @@ class Row:
 
     def add(self, values: Tensor) -> None:
         """Pool `values`, of any shape, dtype and layout, with what came before."""
-        if _kernel is not None and _is_tensor(values) and _kernel.pool(_kernel.TORCH, id(values), self.address):
+        if (
+            _kernel is not None
+            and type(values) in _TYPES
+            and not values.is_neg()
+            and _kernel.pool(_kernel.TORCH, id(values), self.address)
+        ):
             return
         if self.elsewhere is not None and not values.is_cpu:
             self.elsewhere(values)
@@ -174,13 +179,8 @@ def _address(numbers: array[int] | array[float]) -> int:
     return numbers.buffer_info()[0]
 
 
-def _is_tensor(values: Tensor) -> bool:
-    """Return whether the kernel may be given it."""
-    return type(values) in _TYPES and not values.is_neg()
-
-
 def _are_tensors(tensors: Sequence[Tensor]) -> bool:
-    """Return the same of all; by loops inside of `map`, which take a fraction of the time of others."""
+    """Return whether the kernel may be given them; by loops inside of `map`, which take a fraction of the time of others."""
     return _TYPES.issuperset(map(type, tensors)) and not any(map(Tensor.is_neg, tensors))
 
 
@@ -229,7 +229,7 @@ def _energy(values: Tensor) -> float:
 
 def _parts_of(values: Tensor) -> Array | Sequence[Tensor]:
     """Return real values as one short array, or as vectors that a cache holds; views wherever possible."""
-    if _is_tensor(values) and _is_dense(values) and values.data_ptr():
+    if _are_tensors((values,)) and _is_dense(values) and values.data_ptr():
         values = values.detach()
         if values.numel() <= _CHUNK:
             array: Array = values.numpy()

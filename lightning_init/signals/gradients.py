@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from lightning_init.signals import fast
 from lightning_init.signals.gauge import Transfers
 from lightning_init.signals.layers import Layer
+from lightning_init.signals.shards import Whole
 from lightning_init.signals.statistics import Summary
 from lightning_init.signals.transfer import Sent
 
 TOTAL = "gradient_norm_total"
-_IS_CPU = attrgetter("is_cpu")
+_GRAD, _IS_CPU = attrgetter("grad"), attrgetter("is_cpu")
 _REST = ""  # the tag of the parameters that count in the total alone
 
 
@@ -32,7 +33,7 @@ class GradientNorms:
         layers: get a series each.
         model: its other parameters count in the total.
         transfers: gives the transfer of a device.
-        gradient: gives the gradient of a parameter, as far as this rank counts it.
+        shards: what of the gradients this rank counts.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class GradientNorms:
         layers: Sequence[Layer],
         model: nn.Module,
         transfers: Transfers,
-        gradient: Callable[[nn.Parameter], Tensor | None],
+        shards: Whole,
     ) -> None:
         owned = [(f"gradient_norm/{layer.name}", layer.parameters) for layer in layers]
         claimed = {parameter for _, parameters in owned for parameter in parameters}
@@ -51,7 +52,7 @@ class GradientNorms:
         self._owners = array("q", [owner for owner, (_, parameters) in enumerate(groups) for _ in parameters])
         self._parameters = [one for _, parameters in groups for one in parameters]
         self._transfers = transfers
-        self._gradient = gradient
+        self._gradient: Callable[[nn.Parameter], Tensor | None] = shards.gradient if shards.divided else _GRAD
         self._energies, self._steps = self._nothing()
         self._sent: list[tuple[list[int], Sent]] = []
 

@@ -102,9 +102,7 @@ class Probe:
         ]
         self._gradient_gauges = Gauges([gauge for gauge, _ in self._gradients])
         self._norms = (
-            GradientNorms(self.layers, model, self._transfer, self._shards.gradient)
-            if "norm" in wanted.gradients
-            else None
+            GradientNorms(self.layers, model, self._transfer, self._shards) if "norm" in wanted.gradients else None
         )
         self._updates = [
             Update(name, partial(self._shards.read, place), wanted.updates, self._transfer)

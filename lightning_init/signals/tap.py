@@ -9,6 +9,7 @@ from lightning_init.signals.gauge import Gauge
 from lightning_init.signals.layers import first_tensor
 from lightning_init.signals.samples import sample
 
+_compiling = compiler.is_dynamo_compiling
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 (no public way to ask; torch.utils.checkpoint asks so too)
 
 
@@ -48,7 +49,7 @@ class Tap:
         """Measure `output` now: an in-place operation may change it as soon as the hook returns."""
         del module, args
         switch = self.switch
-        if compiler.is_dynamo_compiling():
+        if _compiling():
             if switch.on:  # a graph of its own for the steps that are not logged
                 self._trace(output)
         elif switch.on and _graph_task() == -1 and self.error is None and switch.model.training:
