@@ -74,6 +74,25 @@ class Sinks:
             logger.save()
 
 
+def require_tensorboard(trainer: Trainer, asked: Sequence[str]) -> None:
+    """Refuse to draw what no logger of `trainer` can show.
+
+    Args:
+        trainer: about to fit.
+        asked: the arguments that ask for pictures.
+
+    Raises:
+        ValueError: if there are any, and no TensorBoard logger.
+    """
+    kinds = [type(one).__name__ for one in trainer.loggers]
+    shown = any(is_a(one, kind) for one in trainer.loggers for kind in ("TensorBoardLogger", "DummyLogger"))
+    if asked and not shown and not trainer.barebones:
+        raise ValueError(
+            f"{' and '.join(asked)}: only TensorBoard shows pictures, and the Trainer has"
+            f" {' and '.join(kinds) or 'no logger'}; give it a TensorBoardLogger, or leave them out"
+        )
+
+
 def _prefix(logger: TensorBoardLogger) -> str:
     """Return what the logger puts before each tag (it has no public name)."""
     prefix = getattr(logger, "_prefix", "")

@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_init.callbacks._sinks import Sinks
+from lightning_init.callbacks._alarm import inspect, speak
+from lightning_init.callbacks._sinks import Sinks, require_tensorboard
 from lightning_init.callbacks._step import gather_from, parameters_of, scale_of, step_index
 from lightning_init.callbacks._trainer import (
     PLANNED,
@@ -21,13 +22,14 @@ from lightning_init.callbacks._trainer import (
     refuse_strategy,
     whole_parameters,
 )
-from lightning_init.signals.alerts import Alert, AlertError, Watch
+from lightning_init.signals.alerts import Alert, Watch
 from lightning_init.signals.cadence import Cadence, Every, as_cadence
 from lightning_init.signals.catalogue import Wanted
 from lightning_init.signals.forecast import ACTIVATION, Forecast, comparison, planned
 from lightning_init.signals.gradients import TOTAL
 from lightning_init.signals.history import read_history
-from lightning_init.signals.pictures import depth_profile, heat_map, pixels, require_matplotlib, series_of
+from lightning_init.signals.layers import check_globs
+from lightning_init.signals.pictures import depth_profile, every_picture, heat_map, require_matplotlib
 from lightning_init.signals.probe import Probe
 from lightning_init.signals.reading import Gather, Reading
 from lightning_init.signals.shards import make_shards
@@ -92,11 +94,7 @@ class SignalMonitor(Callback):
         self.every_n_steps = every_n_steps
         self._wants = as_cadence(every_n_steps)
         self.wanted = Wanted(weights, activations, gradients, updates)
-        globs = [layers] if isinstance(layers, str) else layers
-        if globs is not None and not (isinstance(globs, Sequence) and all(isinstance(one, str) for one in globs)):
-            raise TypeError(
-                f'layers must be globs over layer names such as "backbone.*", or None for all, got {layers!r}'
-            )
+        check_globs(layers)
         self.layers = layers
         if histograms_every_n_steps is not None:
             Every(histograms_every_n_steps, "histograms_every_n_steps")
@@ -184,19 +182,8 @@ class SignalMonitor(Callback):
         refuse_strategy(trainer, "SignalMonitor", "Train without it, or")
         if sum(isinstance(callback, SignalMonitor) for callback in callbacks_of(trainer)) > 1:
             raise ValueError("a Trainer takes one SignalMonitor: two would write every tag twice; keep one of them")
-        self._require_tensorboard(trainer)
-
-    def _require_tensorboard(self, trainer: Trainer) -> None:
-        """Refuse to draw what no logger can show."""
-        asked = {"images": self.images, "histograms_every_n_steps": self.histograms_every_n_steps is not None}
-        names = [name for name, wanted in asked.items() if wanted]
-        kinds = [type(one).__name__ for one in trainer.loggers]
-        shown = any(is_a(one, kind) for one in trainer.loggers for kind in ("TensorBoardLogger", "DummyLogger"))
-        if names and not shown and not trainer.barebones:
-            raise ValueError(
-                f"{' and '.join(names)}: only TensorBoard shows pictures, and the Trainer has"
-                f" {' and '.join(kinds) or 'no logger'}; give it a TensorBoardLogger, or leave them out"
-            )
+        pictures = {"images": self.images, "histograms_every_n_steps": self.histograms_every_n_steps is not None}
+        require_tensorboard(trainer, [name for name, wanted in pictures.items() if wanted])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach the hooks: every layer exists now, and nothing has been traced yet."""
@@ -290,7 +277,8 @@ class SignalMonitor(Callback):
             scale = scale_of(optimizer, trainer) if self._scaled else None
             self._probe.before_update(parameters_of(optimizer, trainer), scale)
             if self._watch is not None and (self._watch.more or not self._inspected):
-                self._inspect(self._watch, self._open, trainer)
+                first, self._inspected = not self._inspected, True
+                self._alert(inspect(self._watch, self._open, trainer, first=first))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -304,16 +292,6 @@ class SignalMonitor(Callback):
             self._close()
         else:
             self._probe.pause()
-
-    def _inspect(self, watch: Watch, index: int, trainer: Trainer) -> None:
-        """Look at weights and gradients themselves, while they are here: at the first points alone."""
-        found = watch.inspect(index) if watch.more else []
-        later = any(is_a(one, "BaseFinetuning") for one in callbacks_of(trainer))  # it adds parameters when it wants
-        if not self._inspected and not later:
-            trained = {one for each in trainer.optimizers for group in each.param_groups for one in group["params"]}
-            found += watch.untrained(index, trained)
-        self._inspected = True
-        self._speak(found)
 
     def _expect(self, trainer: Trainer, pl_module: LightningModule, batch: object) -> None:
         """Take over what was planned for the untouched network, and have theory follow the forward that comes."""
@@ -360,7 +338,7 @@ class SignalMonitor(Callback):
         if index == 0 and self.expected:
             self._sinks.write_text("predicted_and_measured", comparison(self.expected, values), index)
         if self._watch is not None:
-            self._speak(self._watch.check(index, values, scaled=self._scaled, lone=reading.lone))
+            self._alert(self._watch.check(index, values, scaled=self._scaled, lone=reading.lone))
 
     def _tell_silent(self) -> None:
         """Say once which layers have no activation, and why."""
@@ -370,18 +348,9 @@ class SignalMonitor(Callback):
             if silent:
                 rank_zero_info(f"SignalMonitor has no activations of {len(silent)} layers: {'; '.join(silent[:10])}")
 
-    def _speak(self, alerts: list[Alert]) -> None:
-        """Remember, write text to TensorBoard, warn once for each kind; stop the training if asked to."""
+    def _alert(self, alerts: list[Alert]) -> None:
         self.alerts += alerts
-        for kind in dict.fromkeys(alert.kind for alert in alerts):
-            first, *others = [alert for alert in alerts if alert.kind == kind]
-            if self._sinks is not None:
-                text = "\n".join(f"- {alert}" for alert in (first, *others))
-                self._sinks.write_text(f"alerts/{kind}", text, first.step)
-            if self.on_alert == "raise" and not self._finishing:
-                raise AlertError(first)
-            more = f" (and so in {len(others)} other layers, see SignalMonitor.alerts)" if others else ""
-            rank_zero_warn(f"SignalMonitor: {first}{more}")
+        speak(alerts, self._sinks, stop=self.on_alert == "raise" and not self._finishing)
 
     def _finish(self, *, failed: bool = False, images: bool = False) -> None:
         self._finishing = True
@@ -401,13 +370,8 @@ class SignalMonitor(Callback):
         if self._sinks is not None:
             self._sinks.flush()
             if images and self._directory is not None and self.last is not None:
-                history = self._read(self._directory)
-                for series in series_of(history):
-                    for name, figure in (
-                        ("heat_map", heat_map(history, series)),
-                        ("depth_profile", depth_profile(history, series, self.expected)),
-                    ):
-                        self._sinks.write_image(f"{name}/{series}", pixels(figure), self.last[0])
+                for tag, picture in every_picture(self._read(self._directory), self.expected):
+                    self._sinks.write_image(tag, picture, self.last[0])
                 self._sinks.flush()
         self._open, self._sinks, self._finishing = None, None, False
 

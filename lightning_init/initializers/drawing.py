@@ -18,7 +18,7 @@ from lightning_init import kernels
 
 _PART = 1 << 18  # stays in a CPU's cache
 _LARGE = 1 << 14  # entries from which on to take a generator apart and to put it together again is worth its time
-_WORTH = 1 << 28  # numbers that save more time than loading the kernel takes (compiling it, once: four times as many)
+_WORTH = 1 << 28  # numbers that save more time than loading the kernel takes; compiling it, once, takes longer
 _CHECKED = (1 << 16) + 5  # numbers that are compared: one operation in another order changes 20 in 100,000 or more
 _STATE = 5056  # bytes of a generator's state
 _LARGEST = 1 - 2.0**-24  # the largest number of U[0, 1) that torch draws

@@ -180,7 +180,7 @@ def _address(numbers: array[int] | array[float]) -> int:
 
 
 def _are_tensors(tensors: Sequence[Tensor]) -> bool:
-    """Return whether the kernel may be given them; by loops inside of `map`, which take a fraction of the time of others."""
+    """Return whether the kernel may be given them; by loops inside of `map`, which take the least time."""
     return _TYPES.issuperset(map(type, tensors)) and not any(map(Tensor.is_neg, tensors))
 
 

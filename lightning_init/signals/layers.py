@@ -44,6 +44,13 @@ class Layer:
     parent: nn.Module | None = None
 
 
+def check_globs(layers: object) -> None:
+    """Raise TypeError unless `layers` can be the `globs` of `find_layers`."""
+    globs = [layers] if isinstance(layers, str) else layers
+    if globs is not None and not (isinstance(globs, Sequence) and all(isinstance(one, str) for one in globs)):
+        raise TypeError(f'layers must be globs over layer names such as "backbone.*", or None for all, got {layers!r}')
+
+
 def find_layers(model: nn.Module, globs: str | Sequence[str] | None = None) -> list[Layer]:
     """Return the layers of `model` in the order of `named_modules`, which is depth order in most models.
 

@@ -7,7 +7,7 @@ tell its colours apart. No pyplot: figures are objects, nothing is global.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -138,6 +138,19 @@ def series_of(history: History) -> list[str]:
     """
     heads = [tag.partition("/")[0] for tag in history if "/" in tag]
     return [head for head in dict.fromkeys(heads) if heads.count(head) > 1]
+
+
+def every_picture(
+    history: History, expected: Mapping[str, float] | None = None
+) -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
+    """Yield names and images `(height, width, 3)`: a heat map and a depth profile of each series; arguments as of that.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    for series in series_of(history):
+        yield f"heat_map/{series}", pixels(heat_map(history, series))
+        yield f"depth_profile/{series}", pixels(depth_profile(history, series, expected))
 
 
 def pixels(figure: Figure) -> npt.NDArray[np.uint8]:

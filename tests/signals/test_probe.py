@@ -1,38 +1,16 @@
 """The probe on its own: no Trainer, one forward and backward or many."""
 
-import copy
-import gc
-import itertools
 import math
-import pickle
-import sys
-import warnings
 from unittest.mock import Mock
 
 import pytest
 import torch
+from probed import mlp, step
 from torch import nn
 
 from lightning_init.signals.catalogue import Wanted, statistics_of
-from lightning_init.signals.fast import Row
-from lightning_init.signals.layers import first_tensor
 from lightning_init.signals.probe import Probe
 from lightning_init.signals.transfer import Transfer
-
-
-def mlp():
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def step(probe, model, x, optimizer=None, histograms=False):
-    probe.open(histograms=histograms)
-    model.zero_grad()
-    output = model(x)
-    (output if isinstance(output, torch.Tensor) else first_tensor(output)).square().sum().backward()
-    probe.before_update()
-    if optimizer is not None:
-        optimizer.step()
-    return probe.close()
 
 
 def test_every_statistic_of_every_signal_is_measured():
@@ -172,74 +150,6 @@ def test_ranks_are_pooled_in_one_collective():
         assert pooled[f"activation_variance/{layer}"] == pytest.approx(whole[f"activation_variance/{layer}"], rel=1e-5)
 
 
-def test_layers_that_are_not_called_are_named_with_the_reason():
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(4, 2)
-            self.scales = nn.ParameterList([torch.ones(4)])
-            self.unused = nn.Linear(4, 4)
-
-        def forward(self, x):
-            return self.attention(x, x, x)[0] * self.scales[0]
-
-    model = Odd()
-    with Probe(model) as probe:
-        step(probe, model, torch.randn(3, 1, 4))
-    assert set(probe.silent) == {"attention.out_proj", "scales", "unused"}
-    assert "without calling it" in probe.silent["attention.out_proj"]
-    assert "never called" in probe.silent["scales"]
-
-
-def test_scripted_modules_take_no_hooks_and_cost_nothing_but_their_activations():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates it; models that were saved so live on
-        scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.Tanh()))
-    model = nn.Sequential(nn.Linear(6, 8), scripted, nn.Linear(8, 2))
-    with Probe(model) as probe:
-        values = step(probe, model, torch.randn(3, 6)).values()
-    assert {"weight_variance/1.0", "gradient_norm/1.0", "activation_variance/2"} <= set(values)
-    assert "torch.jit.script" in probe.silent["1.0"]
-
-
-def test_hooks_are_removed_even_on_an_exception():
-    model = mlp()
-    with pytest.raises(RuntimeError, match="planned"), Probe(model):
-        raise RuntimeError("planned")
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
-def test_a_layer_that_is_copied_within_a_point_takes_nothing_along(copied):
-    model = mlp()
-    with Probe(model, Wanted(activations=("std", "max"))) as probe:
-        probe.open()
-        twin = copied(model[0])
-        for _ in range(3):
-            twin(torch.ones(5, 6))
-        model(torch.ones(5, 6))
-        values = probe.close().values()
-    assert values["activation_max/0"] == pytest.approx(model[0](torch.ones(5, 6)).max().item())
-    (hook,) = twin._forward_hooks.values()
-    assert not [one for one in gc.get_referents(hook) if not isinstance(one, type)]
-
-
-def test_nothing_is_measured_in_eval_mode_or_while_paused():
-    model = mlp()
-    with Probe(model) as probe:
-        probe.open()
-        model(torch.ones(1, 6))
-        model.eval()(torch.full((9, 6), 50.0))
-        model.train()
-        probe.pause()
-        model(torch.full((9, 6), 50.0))
-        probe.resume()
-        first = probe.close().values()
-        probe.open()
-        model(torch.ones(1, 6))
-        assert probe.close().values() == pytest.approx(first)
-
-
 def test_without_layers_only_the_total_is_left():
     model = mlp()
     with Probe(model, layers=()) as probe:
@@ -259,32 +169,6 @@ def test_the_total_is_of_the_whole_model_whatever_the_layers():
         a, b = some.close().values(), every.close().values()
     assert a["gradient_norm_total"] == b["gradient_norm_total"]
     assert a["activation_variance/2"] == b["activation_variance/2"]
-
-
-def test_activations_are_not_kept_alive():
-    import weakref
-
-    model, alive = mlp(), []
-    model[0].register_forward_hook(lambda module, args, output: alive.append(weakref.ref(output)))
-    with Probe(model) as probe:
-        for _ in range(3):
-            step(probe, model, torch.ones(5, 6))
-    assert [ref() for ref in alive] == [None] * 3
-
-
-def test_an_output_that_cannot_be_read_is_not_kept_alive_either():
-    import weakref
-
-    model = mlp()
-    x = torch.randn(5, 6)
-    alive = weakref.ref(x)
-    with Probe(model) as probe:
-        probe.open()
-        torch.vmap(lambda row: model(row).sum())(x)
-        probe.close()
-    assert "could not be read" in probe.silent["0"]
-    del x
-    assert alive() is None
 
 
 def test_outputs_of_any_kind_are_read():
@@ -368,52 +252,3 @@ def test_zero_fraction_of_activations_counts_units_that_are_zero_for_the_whole_b
     assert values["activation_zero_fraction/1"] == 0.25
     assert values["activation_zero_fraction/4"] == pytest.approx(0.4)
     assert values["activation_sparsity/4"] == pytest.approx((torch.cat(outputs) == 0).double().mean().item())
-
-
-def test_nothing_piles_up_from_step_to_step():
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    x = torch.randn(5, 6)
-    with Probe(model, Wanted(updates=("ratio",))) as probe:
-
-        def objects(steps):
-            for _ in range(steps):
-                step(probe, model, x, optimizer).values()
-            gc.collect()
-            return len(gc.get_objects())
-
-        first = objects(5)
-        assert objects(200) <= first + 20
-
-
-def test_the_work_of_a_step_grows_linearly_with_the_layers():
-    calls = {}
-    for layers in (20, 40, 80):
-        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(layers)))
-        for layer in model:
-            nn.init.orthogonal_(layer.weight)
-        with Probe(model) as probe:
-            step(probe, model, torch.randn(2, 4))
-            count = itertools.count()
-            sys.setprofile(lambda frame, event, arg, count=count: next(count) if "call" in event else None)
-            try:
-                probe.before_update()
-                probe.close().values()
-            finally:
-                sys.setprofile(None)
-            calls[layers] = next(count)
-        assert sum(len(module._forward_hooks) for module in model.modules()) == 0
-    assert calls[80] - calls[40] == pytest.approx(2 * (calls[40] - calls[20]), rel=0.02)
-
-
-def test_on_steps_that_are_not_measured_the_hooks_do_nothing(monkeypatch):
-    model, reduced = mlp(), []
-    monkeypatch.setattr(Row, "add", lambda *_: reduced.append("add"))
-    with Probe(model) as probe:
-        probe.open()
-        model(torch.ones(5, 6))
-        assert reduced  # on a step that is measured
-        probe.close()
-        reduced.clear()
-        model(torch.ones(5, 6)).sum().backward()
-    assert not reduced
