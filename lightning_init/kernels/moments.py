@@ -91,21 +91,21 @@ def _moments(address: int, size: int) -> tuple[float, float]:
 
 
 @compiled("boolean(int64, int64, int64)")  # with the GIL: several threads may run a layer, and pool into its row
-def pool(torch: int, tensor: int, row: int) -> bool:
+def pool(functions: int, tensor: int, row: int) -> bool:
     """Pool the values of a tensor with what came before (Chan, Golub & LeVeque 1979, eq. 2.1).
 
     Args:
-        torch: `TORCH`.
+        functions: `TORCH`.
         tensor: its `id`; as `lying` takes it.
         row: address of four float64, which are updated: number, mean (real part, imaginary part), squared deviations.
 
     Returns:
         Whether it is such a tensor; if not, nothing was done.
     """
-    address, size = lying(torch, tensor)
+    address, size = lying(functions, tensor)
     if size < 0:
         return False
-    if size == 0 or address == 0:  # a tensor that has lost its memory, and so its values
+    if size == 0:
         return True
     mean, m2 = _moments(address, size)
     pooled = carray(doubles(row), 4)
@@ -123,7 +123,7 @@ def pool(torch: int, tensor: int, row: int) -> bool:
 
 
 @compiled("int64(int64, int64, int64, int64)")
-def pool_each(torch: int, count: int, tensors: int, rows: int) -> int:
+def pool_each(functions: int, count: int, tensors: int, rows: int) -> int:
     """Do the same for `count` tensors, each with a row of its own; the `id`s and addresses lie at these addresses.
 
     Returns:
@@ -131,7 +131,7 @@ def pool_each(torch: int, count: int, tensors: int, rows: int) -> int:
     """
     tensor, row = carray(integers(tensors), count), carray(integers(rows), count)
     for i in range(count):
-        if not pool(torch, tensor[i], row[i]):
+        if not pool(functions, tensor[i], row[i]):
             return i
     return count
 
@@ -154,6 +154,6 @@ def add_energies(count: int, addresses: int, sizes: int, owners: int, totals: in
         carray(integers(owners), count),
     )
     for i in range(count):
-        if address[i] != 0:
+        if size[i] != 0:
             total = carray(doubles(totals + 8 * owner[i]), 1)
             total[0] += factor * _sums(address[i], size[i], np.float32(0))[1]

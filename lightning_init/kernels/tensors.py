@@ -8,17 +8,18 @@ from __future__ import annotations
 import ctypes
 from array import array
 
+import torch
 from llvmlite import ir
 from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from torch import Tensor
 from typing_extensions import Any
 
 from lightning_init.kernels.memory import compiled, integers
 
 _CPU, _FLOAT32 = 1, 2 | 32 << 8 | 1 << 16  # as the fields of a DLTensor tell them
 _HALF = (1 << 32) - 1
+_LOW, _LOWEST = 1 << 32, 1 << 16  # below lies the heap of few programs, and of none
 _FIELDS = 6  # of eight bytes: address, device, number of dimensions and dtype, shape, strides, offset
 
 
@@ -33,14 +34,18 @@ class _ExchangeAPI(ctypes.Structure):
 
 
 def _functions() -> array[int]:
-    """Return the addresses of the function that describes a tensor, and of the one that forgets Python's error."""
+    """Return the addresses of the functions that describe a tensor and forget Python's error, and a floor.
+
+    A view whose memory was given back is said to lie at its own offset. So nothing below the floor is believed.
+    """
     content = ctypes.pythonapi.PyCapsule_GetPointer
     content.restype, content.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
-    api = _ExchangeAPI.from_address(content(Tensor.__dlpack_c_exchange_api__, b"dlpack_exchange_api"))
+    api = _ExchangeAPI.from_address(content(torch.Tensor.__dlpack_c_exchange_api__, b"dlpack_exchange_api"))
     if api.major != 1 or not api.describe:
         raise ImportError(f"torch describes tensors by version {api.major}.{api.minor} of DLPack, and 1 is known here")
     forget = ctypes.cast(ctypes.pythonapi.PyErr_Clear, ctypes.c_void_p).value
-    return array("q", [api.describe, forget or 0])
+    low = torch.empty(1).data_ptr() < _LOW
+    return array("q", [api.describe, forget or 0, _LOWEST if low else _LOW])
 
 
 _ADDRESSES = _functions()
@@ -96,25 +101,26 @@ def _size(dimensions: int, shape: int, strides: int) -> int:
 
 
 @compiled("UniTuple(int64, 2)(int64, int64)")
-def lying(torch: int, tensor: int) -> tuple[int, int]:
-    """Return where the values of a tensor lie, and how many there are; -1 if they are not float32, on the CPU, dense.
+def lying(functions: int, tensor: int) -> tuple[int, int]:
+    """Return where the values of a tensor lie, and how many there are; -1 if not as float32, on the CPU, dense.
 
     Args:
-        torch: `TORCH`.
+        functions: `TORCH`.
         tensor: the `id` of a `torch.Tensor` or `Parameter`, that is not negative lazily (`is_neg`).
     """
-    functions = carray(integers(torch), 2)
-    status, address, device, kind, shape, strides, offset = _described(functions[0], tensor)
+    describe, forget, floor = carray(integers(functions), 3)
+    status, address, device, kind, shape, strides, offset = _described(describe, tensor)
     if status != 0:  # no strided tensor, or one inside torch.func
-        _call(functions[1])
+        _call(forget)
         return 0, -1
     if device & _HALF != _CPU or kind >> 32 != _FLOAT32:
         return 0, -1
-    return address + offset, _size(kind & _HALF, shape, strides)
+    size = _size(kind & _HALF, shape, strides)
+    return address + offset, size if size == 0 or address + offset >= floor else -1
 
 
 @compiled("boolean(int64, int64, int64, int64, int64)")
-def find(torch: int, count: int, tensors: int, addresses: int, sizes: int) -> bool:
+def find(functions: int, count: int, tensors: int, addresses: int, sizes: int) -> bool:
     """Write where the values of each of `count` tensors lie, and how many there are; the `id`s lie at `tensors`.
 
     Returns:
@@ -126,7 +132,7 @@ def find(torch: int, count: int, tensors: int, addresses: int, sizes: int) -> bo
         carray(integers(sizes), count),
     )
     for i in range(count):
-        address[i], size[i] = lying(torch, each[i])
+        address[i], size[i] = lying(functions, each[i])
         if size[i] < 0:
             return False
     return True

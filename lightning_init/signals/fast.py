@@ -109,14 +109,16 @@ class Row:
             return
         if self.elsewhere is not None and not values.is_cpu:
             self.elsewhere(values)
-        elif _kernel is None or values.is_complex() or values.dtype is torch.float64:
+        elif _kernel is None or values.is_complex() or values.dtype is torch.float64 or not self._add_copy(values):
             found = _moments(values)  # first: other threads may pool in the meantime
             number, mean, imag, m2 = self._table.numbers[self._start : self._start + 4]
             pooled = merged((number, mean, imag, m2), found)
             self._table.numbers[self._start : self._start + 4] = array("d", pooled)
-        else:
-            short = torch.from_numpy(flattened(values))
-            _kernel.pool(_kernel.TORCH, id(short), self.address)
+
+    def _add_copy(self, values: Tensor) -> bool:
+        assert _kernel is not None
+        short = torch.from_numpy(flattened(values))
+        return bool(_kernel.pool(_kernel.TORCH, id(short), self.address))
 
 
 def add_each(rows: Sequence[Row], tensors: Sequence[Tensor]) -> None:
@@ -229,7 +231,7 @@ def _energy(values: Tensor) -> float:
 
 def _parts_of(values: Tensor) -> Array | Sequence[Tensor]:
     """Return real values as one short array, or as vectors that a cache holds; views wherever possible."""
-    if _are_tensors((values,)) and _is_dense(values) and values.data_ptr():
+    if _are_tensors((values,)) and _is_dense(values) and values.untyped_storage().nbytes():
         values = values.detach()
         if values.numel() <= _CHUNK:
             array: Array = values.numpy()
@@ -264,7 +266,7 @@ def flattened(values: Tensor) -> Array:
     values = values.detach().resolve_neg()  # the imaginary part of a conjugate is a lazy negative
     if values.layout is not torch.strided:
         values = values.coalesce().values() if values.layout is torch.sparse_coo else values.values()
-    if type(values) is Tensor and values.data_ptr() == 0:
+    if type(values) is Tensor and not values.untyped_storage().nbytes():
         values = values.new_empty(0)
     if values.dtype is not torch.float32 and values.dtype is not torch.float64:
         values = values.float()
