@@ -28,6 +28,13 @@ def compiled(signature: str, **options: Any) -> Callable[[_Function], _Function]
     return compiled
 
 
+def entry(function: _Function) -> _Function:
+    """Return what Python calls of a `compiled` function, without the dispatcher that would look at the types first."""
+    (made,) = function.overloads.values()  # type: ignore[attr-defined]  # of Numba's
+    made_entry: _Function = made.entry_point
+    return made_entry
+
+
 def _cast(instruction: str, given: Any, made: Any) -> Any:  # noqa: ANN401 (Numba's own types)
     """Return what takes a value of one type for one of another, by an instruction of LLVM's."""
 

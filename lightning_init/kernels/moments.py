@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from lightning_init.kernels.memory import bits, compiled, doubles, floats, integers, of_bits
-from lightning_init.kernels.tensors import TORCH, find, lying
+from lightning_init.kernels.memory import bits, compiled, doubles, entry, floats, integers, of_bits
+from lightning_init.kernels.tensors import TORCH, find_each, lying
 
 __all__ = ["TORCH", "add_energies", "find", "pool", "pool_each"]
 
@@ -91,7 +91,7 @@ def _moments(address: int, size: int) -> tuple[float, float]:
 
 
 @compiled("boolean(int64, int64, int64)")  # with the GIL: several threads may run a layer, and pool into its row
-def pool(functions: int, tensor: int, row: int) -> bool:
+def pool_one(functions: int, tensor: int, row: int) -> bool:
     """Pool the values of a tensor with what came before (Chan, Golub & LeVeque 1979, eq. 2.1).
 
     Args:
@@ -123,7 +123,7 @@ def pool(functions: int, tensor: int, row: int) -> bool:
 
 
 @compiled("int64(int64, int64, int64, int64)")
-def pool_each(functions: int, count: int, tensors: int, rows: int) -> int:
+def pool_all(functions: int, count: int, tensors: int, rows: int) -> int:
     """Do the same for `count` tensors, each with a row of its own; the `id`s and addresses lie at these addresses.
 
     Returns:
@@ -131,13 +131,13 @@ def pool_each(functions: int, count: int, tensors: int, rows: int) -> int:
     """
     tensor, row = carray(integers(tensors), count), carray(integers(rows), count)
     for i in range(count):
-        if not pool(functions, tensor[i], row[i]):
+        if not pool_one(functions, tensor[i], row[i]):
             return i
     return count
 
 
 @compiled("void(int64, int64, int64, int64, int64, float64)", nogil=True)
-def add_energies(count: int, addresses: int, sizes: int, owners: int, totals: int, factor: float) -> None:
+def energies(count: int, addresses: int, sizes: int, owners: int, totals: int, factor: float) -> None:
     """Add the sums of squares of `count` arrays, each times `factor`, to the totals of their owners.
 
     Args:
@@ -157,3 +157,6 @@ def add_energies(count: int, addresses: int, sizes: int, owners: int, totals: in
         if size[i] != 0:
             total = carray(doubles(totals + 8 * owner[i]), 1)
             total[0] += factor * _sums(address[i], size[i], np.float32(0))[1]
+
+
+pool, pool_each, add_energies, find = entry(pool_one), entry(pool_all), entry(energies), entry(find_each)

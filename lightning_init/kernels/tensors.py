@@ -120,7 +120,7 @@ def lying(functions: int, tensor: int) -> tuple[int, int]:
 
 
 @compiled("boolean(int64, int64, int64, int64, int64)")
-def find(functions: int, count: int, tensors: int, addresses: int, sizes: int) -> bool:
+def find_each(functions: int, count: int, tensors: int, addresses: int, sizes: int) -> bool:
     """Write where the values of each of `count` tensors lie, and how many there are; the `id`s lie at `tensors`.
 
     Returns:

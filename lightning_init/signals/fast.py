@@ -98,27 +98,24 @@ class Row:
         """Copies belong to a copy of the table, at another address."""
         return Row, (self._table, self._start // 4)
 
+    def pool(self, values: Tensor) -> bool:
+        """Do what `add` does, if the kernel can; return whether it did. Not for types other than torch's own."""
+        return _kernel is not None and not values.is_neg() and _kernel.pool(_kernel.TORCH, id(values), self.address)
+
     def add(self, values: Tensor) -> None:
         """Pool `values`, of any shape, dtype and layout, with what came before."""
-        if (
-            _kernel is not None
-            and type(values) in _TYPES
-            and not values.is_neg()
-            and _kernel.pool(_kernel.TORCH, id(values), self.address)
-        ):
+        if type(values) in _TYPES and self.pool(values):
             return
         if self.elsewhere is not None and not values.is_cpu:
             self.elsewhere(values)
-        elif _kernel is None or values.is_complex() or values.dtype is torch.float64 or not self._add_copy(values):
+        elif _kernel is None or values.is_complex() or values.dtype is torch.float64 or not self._pool_copy(values):
             found = _moments(values)  # first: other threads may pool in the meantime
             number, mean, imag, m2 = self._table.numbers[self._start : self._start + 4]
             pooled = merged((number, mean, imag, m2), found)
             self._table.numbers[self._start : self._start + 4] = array("d", pooled)
 
-    def _add_copy(self, values: Tensor) -> bool:
-        assert _kernel is not None
-        short = torch.from_numpy(flattened(values))
-        return bool(_kernel.pool(_kernel.TORCH, id(short), self.address))
+    def _pool_copy(self, values: Tensor) -> bool:
+        return self.pool(torch.from_numpy(flattened(values)))
 
 
 def add_each(rows: Sequence[Row], tensors: Sequence[Tensor]) -> None:

@@ -52,19 +52,24 @@ class Tap:
         if _compiling():
             if switch.on:  # a graph of its own for the steps that are not logged
                 self._trace(output)
-        elif switch.on and _graph_task() == -1 and self.error is None and switch.model.training:
-            values = output if type(output) is Tensor and output.is_floating_point() else first_tensor(output)
-            if values is not None:
-                try:
-                    self.gauge.add(values)
-                    if switch.samples is not None:
-                        self._sample(values, switch.samples)
-                except (RuntimeError, TypeError, NotImplementedError) as error:  # e.g. a tensor inside torch.vmap
-                    self.error = str(error)
+            return
+        counts = switch.on and _graph_task() == -1 and self.error is None and switch.model.training
+        if counts and (type(output) is not Tensor or switch.samples is not None or not self.gauge.pool(output)):
+            self._measure(output)
 
     def __reduce__(self) -> tuple[type[Idle], tuple[()]]:
         """Copies are not measured: nobody would read them, and they would hold the probe and with it all the model."""
         return Idle, ()
+
+    def _measure(self, output: object) -> None:
+        values = first_tensor(output)
+        if values is not None:
+            try:
+                self.gauge.add(values)
+                if self.switch.samples is not None:
+                    self._sample(values, self.switch.samples)
+            except (RuntimeError, TypeError, NotImplementedError) as error:  # e.g. a tensor inside torch.vmap
+                self.error = str(error)
 
     def _sample(self, values: Tensor, samples: dict[str, Tensor]) -> None:
         tag = f"activation_histogram/{self.name}"

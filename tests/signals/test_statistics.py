@@ -221,7 +221,7 @@ def test_what_another_thread_pools_in_the_meantime_counts_too(monkeypatch):
 def test_the_kernel_does_not_give_way_to_threads_that_run_the_same_layer():
     """Without the GIL, what two of them pool at once may get lost."""
     kernel = pytest.importorskip("lightning_init.kernels.moments")
-    for pool in (kernel.pool, kernel.pool_each):
+    for pool in (kernel.pool_one, kernel.pool_all):
         assert not pool.targetoptions.get("nogil", False)
 
 
