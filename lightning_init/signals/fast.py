@@ -98,13 +98,9 @@ class Row:
         """Copies belong to a copy of the table, at another address."""
         return Row, (self._table, self._start // 4)
 
-    def pool(self, values: Tensor) -> bool:
-        """Do what `add` does, if the kernel can; return whether it did. Not for types other than torch's own."""
-        return _kernel is not None and not values.is_neg() and _kernel.pool(_kernel.TORCH, id(values), self.address)
-
     def add(self, values: Tensor) -> None:
         """Pool `values`, of any shape, dtype and layout, with what came before."""
-        if type(values) in _TYPES and self.pool(values):
+        if type(values) in _TYPES and pool(values, self.address):
             return
         if self.elsewhere is not None and not values.is_cpu:
             self.elsewhere(values)
@@ -115,7 +111,17 @@ class Row:
             self._table.numbers[self._start : self._start + 4] = array("d", pooled)
 
     def _pool_copy(self, values: Tensor) -> bool:
-        return self.pool(torch.from_numpy(flattened(values)))
+        return pool(torch.from_numpy(flattened(values)), self.address)
+
+
+def pool(values: Tensor, address: int) -> bool:
+    """Do what `Row.add` does, if one call of the kernel can; return whether it did.
+
+    Args:
+        values: of torch's own types, not of another that derives from these.
+        address: of the row.
+    """
+    return _kernel is not None and not values.is_neg() and _kernel.pool(_kernel.TORCH, id(values), address)
 
 
 def add_each(rows: Sequence[Row], tensors: Sequence[Tensor]) -> None:

@@ -25,11 +25,6 @@ Bounds: TypeAlias = tuple[float, float]
 _DEAD = 1  # what is known of a unit; 0: nothing, 2: it lives
 
 
-def _refuse(values: Tensor) -> bool:
-    del values
-    return False
-
-
 class Rest(NamedTuple):
     """What a gauge had pooled beside its row.
 
@@ -69,7 +64,6 @@ class Gauge:
 
     Attributes:
         add: pools a tensor with what came before.
-        pool: the same, of what one call of the kernel can do; returns whether it did.
         row: where the moments of tensors on the CPU are pooled, if more is not asked for.
         lean: whether it is not.
         of_moments: tag -> formula, of the statistics that need no more than moments.
@@ -105,7 +99,6 @@ class Gauge:
         self.row, self.others = row, others
         row.elsewhere = self._reduce
         self.add: Callable[[Tensor], None] = row.add if self.lean else self._reduce
-        self.pool: Callable[[Tensor], bool] = row.pool if self.lean else _refuse
 
     def _reduce(self, values: Tensor) -> None:
         self._send(summarize(values, self._bounds, only_moments=self.lean))

@@ -88,12 +88,11 @@ class Probe:
         at_once = [pair for pair in weights if self._is_resident(*pair)]
         self._resident = [gauge.row for gauge, _ in at_once], [place.parameter for _, place in at_once]
         self._computed = [pair for pair in weights if not self._is_resident(*pair)]
-        self._taps = [
-            (layer, Tap(layer.name, self._activation_gauge(layer, wanted.activations), self._switch))
-            for layer in self.layers
-            if wanted.activations
+        watched = [
+            (layer, self._activation_gauge(layer, wanted.activations)) for layer in self.layers if wanted.activations
         ]
-        self._activations = Gauges([tap.gauge for _, tap in self._taps])
+        self._activations = Gauges([gauge for _, gauge in watched])
+        self._taps = [(layer, Tap(layer.name, gauge, self._switch)) for layer, gauge in watched]
         moments = [name for name in wanted.gradients if name != "norm"]
         self._gradients = [
             (self._gauge("gradient", layer.name, moments), layer.parameters)

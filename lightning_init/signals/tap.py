@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, compiler, nn
 
+from lightning_init.signals import fast
 from lightning_init.signals.gauge import Gauge
 from lightning_init.signals.layers import first_tensor
 from lightning_init.signals.samples import sample
@@ -33,16 +34,17 @@ class Tap:
 
     Args:
         name: of the layer.
-        gauge: gets the first floating tensor of what the layer returns.
+        gauge: gets the first floating tensor of what the layer returns; it has its row already.
         switch: turns all taps on and off.
     """
 
-    __slots__ = ("error", "gauge", "name", "switch")
+    __slots__ = ("address", "error", "gauge", "name", "switch")
 
     def __init__(self, name: str, gauge: Gauge, switch: Switch) -> None:
         self.name = name
         self.gauge = gauge
         self.switch = switch
+        self.address = gauge.row.address if gauge.lean else 0  # here, since each step further costs a look at memory
         self.error: str | None = None  # words alone: the exception's traceback holds the activations
 
     def __call__(self, module: nn.Module, args: object, output: object) -> None:
@@ -54,7 +56,9 @@ class Tap:
                 self._trace(output)
             return
         counts = switch.on and _graph_task() == -1 and self.error is None and switch.model.training
-        if counts and (type(output) is not Tensor or switch.samples is not None or not self.gauge.pool(output)):
+        if counts and not (
+            self.address and type(output) is Tensor and switch.samples is None and fast.pool(output, self.address)
+        ):
             self._measure(output)
 
     def __reduce__(self) -> tuple[type[Idle], tuple[()]]:
