@@ -110,7 +110,8 @@ def test_ctrl_c_ends_them_and_the_sweep_goes_on_afterwards(tmp_path):
     read_to(cut, "/4, ")  # not "[1/4": two runs that end at once may both count two
     os.killpg(cut.pid, signal.SIGINT)  # as a terminal does
     ended(cut)  # a run whose loader it ended first has failed, and is made again
-    finished = {file.parent.name for file in results(tmp_path / "cut") if json.loads(file.read_text())["status"] == "ok"}
+    ends = {file.parent.name: json.loads(file.read_text())["status"] for file in results(tmp_path / "cut")}
+    finished = {name for name, status in ends.items() if status == "ok"}
     again = started(tmp_path / "cut", "init.bias=zeros")
     printed, warned = ended(again)
     assert again.returncode == 0, warned
