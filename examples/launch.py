@@ -54,8 +54,10 @@ def prepare(launcher: DictConfig) -> None:
     from hydra_plugins.hydra_joblib_launcher import _core
     from joblib.externals.loky.backend import context
 
+    from examples import composed
     from examples.sturdy import SturdyParallel
 
+    composed.keep()
     _core.Parallel = SturdyParallel  # Hydra's plugin leaves no other way to say it, nor the following
     if not FORKS:
         return

@@ -8,7 +8,7 @@ import ctypes
 import os
 import signal
 
-from examples.imports import heavy
+from examples.imports import for_good, heavy
 from examples.launch import PARENT
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h; what a child inherits of it is nothing
@@ -34,8 +34,8 @@ os.register_at_fork(after_in_child=_forked)
 if PARENT in os.environ:
     end_with(int(os.environ.pop(PARENT)))
 
-heavy("examples.job", "examples.compare")
+with for_good():
+    heavy("examples.job", "examples.compare")
+    from lightning_init.signals import fast
 
-from lightning_init.signals import fast  # noqa: E402  (imported above, while the garbage collector rested)
-
-fast.prepare()  # compiles the monitor's kernel, once for all workers
+    fast.prepare()  # compiles the monitor's kernel, once for all workers

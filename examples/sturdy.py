@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from joblib import Parallel
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from examples import plans
+from examples import composed, plans
 from examples.result import FILE as RESULT
 from examples.runs import unfinished
 
@@ -32,7 +32,7 @@ class SturdyParallel(Parallel):
         while True:
             rest = [number for number in range(len(every)) if number not in done]
             try:
-                done |= dict(zip(rest, super().__call__([every[number] for number in rest]), strict=True))
+                done |= dict(zip(rest, self._all([every[number] for number in rest]), strict=True))
             except TerminatedWorkerError as error:
                 begun = [number for number in rest if _is_under_way(every[number])]
                 if not begun:
@@ -45,13 +45,16 @@ class SturdyParallel(Parallel):
 
     def _alone(self, task: Task) -> object:
         try:
-            (returned,) = super().__call__([task])
+            (returned,) = self._all([task])
         except TerminatedWorkerError as error:
             why = f"{_death(error)}, when it was alone too: had it enough memory?"
             call, (number, overrides, context, config, function, state), options = task
             killed = (call, (number, overrides, context, config, partial(function, killed=why), state), options)
-            (returned,) = super().__call__([killed])
+            (returned,) = self._all([killed])
         return returned
+
+    def _all(self, tasks: Iterable[Task]) -> list[Any]:
+        return super().__call__([(call, composed.lighten(*arguments), options) for call, arguments, options in tasks])
 
 
 def _death(error: TerminatedWorkerError) -> str:
