@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,13 @@ class SweepCallback(Callback):
         for other in others:
             print(f"note: runs of another sweep are there and will be compared too: {other}", flush=True)
         if launch.has_processes(config.hydra.launcher):  # this one only waits for them, and can import meanwhile
-            threading.Thread(target=imports.heavy, args=("examples.compare",)).start()
+            threading.Thread(target=_import).start()
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Write and print the comparison; end with an error if no run came through."""
         sweep = Path(config.hydra.sweep.dir)
+        if "n_trials" in config.hydra.sweeper:
+            plans.end(sweep, _plan(config))
         try:
             with launch.processes(config.hydra.launcher):
                 _conclude(config, sweep, self.options)
@@ -56,6 +59,11 @@ class SweepCallback(Callback):
         except Exception:  # noqa: BLE001  Hydra would turn it into a warning and exit code 0
             traceback.print_exc()
             raise SystemExit(1) from None
+
+
+def _import() -> None:
+    with suppress(RuntimeError):  # the jobs were refused, and this process has ended meanwhile
+        imports.heavy("examples.compare")
 
 
 def _conclude(config: DictConfig, sweep: Path, options: Mapping[str, Any]) -> None:
