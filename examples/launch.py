@@ -47,7 +47,7 @@ def prepare(launcher: DictConfig) -> None:
     Raises:
         UsageError: there would be no process at all.
     """
-    if launcher._target_.startswith("hydra_plugins.hydra_submitit_launcher."):
+    if is_submitit(launcher):
         import submitit
 
         from examples.sturdy_submitit import SturdyExecutor
@@ -129,6 +129,11 @@ def _end(executor: ProcessPoolExecutor) -> None:
     executor.shutdown(kill_workers=True)
     if feeder is not None:
         feeder.join()
+
+
+def is_submitit(launcher: DictConfig) -> bool:
+    """Return whether jobs are submitit's: processes that it starts, or Slurm's."""
+    return launcher._target_.startswith("hydra_plugins.hydra_submitit_launcher.")
 
 
 def _is_joblib(launcher: DictConfig) -> bool:

@@ -16,6 +16,9 @@ from omegaconf import DictConfig
 from examples import arguments, imports, launch, names, plans, sizes  # noqa: F401  (names, sizes: resolvers of conf/)
 from examples.errors import UsageError, check_target
 
+_ended = threading.Event()
+"""Set when no job of the sweep is left. (Not in the callback, which travels with each job.)"""
+
 
 class SweepCallback(Callback):
     """Runs on the machine that started the sweep, whatever launcher runs the jobs.
@@ -45,10 +48,16 @@ class SweepCallback(Callback):
             print(f"note: runs of another sweep are there and will be compared too: {other}", flush=True)
         if launch.has_processes(config.hydra.launcher):  # this one only waits for them, and can import meanwhile
             threading.Thread(target=_import).start()
+        if launch.is_submitit(config.hydra.launcher):
+            from examples import progress  # here: it takes a tenth of a second
+
+            _ended.clear()
+            threading.Thread(target=progress.follow, args=(sweep, _ended), daemon=True).start()
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Write and print the comparison; end with an error if no run came through."""
         sweep = Path(config.hydra.sweep.dir)
+        _ended.set()
         if "n_trials" in config.hydra.sweeper:
             plans.end(sweep, _plan(config))
         try:

@@ -52,6 +52,7 @@ def test_a_killed_job_is_recorded_as_failed_and_made_again_when_the_command_is_r
              "model._target_=examples.models.mlp,deadly.once", "hydra/launcher=submitit_local",
              f"hydra.sweep.dir={tmp_path / 's'}"]  # fmt: skip
     done = subprocess.run(sweep, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "\n[1/2, " in done.stdout  # what becomes of the jobs is followed
     assert "deadly.once  FAILED: the job" in done.stdout
     assert sorted(pd.read_csv(tmp_path / "s/runs.csv")["status"]) == ["failed", "ok"]
     assert "ended without a result" in (tmp_path / "s/comparison.md").read_text()
