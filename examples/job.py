@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import nullcontext
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from examples import files, launch, progress, run
@@ -96,5 +96,5 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _is_first_process() -> bool:
-    """Return whether this is not one of the processes that DDP adds."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    """Return whether this is not one of the processes that DDP, torchrun or Slurm's srun adds."""
+    return rank_zero_only.rank == 0

@@ -42,11 +42,21 @@ def foresee(arguments: Sequence[str]) -> None:
 
 
 def prepare(launcher: DictConfig) -> None:
-    """Have the processes of the joblib launcher forked from the server, where there can be one; replace those that die.
+    """Have a sweep go on when a job dies, and the processes of joblib's forked from the server, where there can be one.
 
     Raises:
         UsageError: there would be no process at all.
     """
+    if is_submitit(launcher):
+        import submitit
+
+        from examples.sturdy_submitit import SturdyExecutor
+
+        submitit.AutoExecutor = SturdyExecutor
+    if launcher._target_.startswith("hydra_plugins.hydra_ray_launcher."):
+        from examples import sturdy_ray
+
+        sturdy_ray.use()
     if not _is_joblib(launcher):
         return
     if launcher.n_jobs == 0:
@@ -121,6 +131,11 @@ def _end(executor: ProcessPoolExecutor) -> None:
     executor.shutdown(kill_workers=True)
     if feeder is not None:
         feeder.join()
+
+
+def is_submitit(launcher: DictConfig) -> bool:
+    """Return whether jobs are submitit's: processes that it starts, or Slurm's."""
+    return launcher._target_.startswith("hydra_plugins.hydra_submitit_launcher.")
 
 
 def _is_joblib(launcher: DictConfig) -> bool:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,8 +53,9 @@ class Plan:
 
 
 def plan(grid: Mapping[str, Sequence[str] | None], trials: int | None = None) -> Plan:
-    """Return the plan of a sweep over `grid`: all of it, or so many trials."""
-    return Plan(grid, math.prod(len(values or ()) for values in grid.values()) if trials is None else trials)
+    """Return the plan of a sweep over `grid`: all of it, or so many trials, if it has so many runs."""
+    every = math.inf if None in grid.values() else math.prod(len(values or ()) for values in grid.values())
+    return Plan(grid, int(every if trials is None else min(trials, every)))
 
 
 def note(sweep: Path, new: Plan) -> list[Plan]:
@@ -62,13 +63,19 @@ def note(sweep: Path, new: Plan) -> list[Plan]:
     with files.alone(sweep):
         known = plans(sweep)
         besides = [old for old in known if not new.includes(old)]
-        part = any(old.includes(new) for old in known)
+        part = any(old.includes(new) for old in besides)
         foreign = sum(not new.has(overrides(file.parent) or []) for file in _results(sweep)) if besides else 0
         state = {"plans": [asdict(one) for one in (known if part else [*besides, new])]}
         state |= {"total": new.total, "foreign": foreign, "already": len(_results(sweep)) - foreign}
         files.remove_parts(sweep)
         files.write(sweep / FILE, json.dumps(state | {"started": time.time()}))
     return [old for old in besides if not old.includes(new)]
+
+
+def end(sweep: Path, search: Plan) -> None:
+    """Note that a search has ended. It may have tried the same more than once: nothing is missing of its trials."""
+    tried = sum(search.has(overrides(file.parent) or []) for file in _results(sweep))
+    note(sweep, replace(search, total=tried))
 
 
 def plans(sweep: Path) -> list[Plan]:

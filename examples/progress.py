@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +22,16 @@ def show(result: Result, directory: Path, sweep: Path | None, *, repeated: bool 
         console.print(f"\r\x1b[2K{line[: console.width - 1]}", end="", markup=False)
     else:
         console.print(f"{chr(13) if console.is_terminal else ''}{line}", markup=False)
+
+
+def follow(sweep: Path, ended: threading.Event) -> None:
+    """Print how far a sweep has come, whenever that changes, until it `ended`: its jobs write into files of theirs."""
+    console, before = Console(highlight=False, soft_wrap=True), 0
+    while not ended.wait(2.0):
+        if (finished := plans.progress(sweep).finished) > before:
+            line = f"\r\x1b[2K{_count(sweep)}" if console.is_terminal else _count(sweep)
+            console.print(line, end="" if console.is_terminal else "\n", markup=False)
+            before = finished
 
 
 def _count(sweep: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ import torch
 from hydra.utils import get_method, instantiate
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from omegaconf import DictConfig, OmegaConf
 from threadpoolctl import threadpool_limits
 
@@ -68,7 +71,7 @@ def execute(config: DictConfig, result: Result, directory: Path, *, in_sweep: bo
         default_root_dir=str(directory),
         enable_progress_bar=not in_sweep,
     )
-    _refuse_subprocesses(trainer, in_sweep=in_sweep)
+    _refuse_processes(trainer.strategy, in_sweep=in_sweep)
     begin = time.perf_counter()
     trainer.fit(classifier, datamodule=data)
     result.seconds = time.perf_counter() - begin
@@ -114,13 +117,24 @@ def _classifier(config: DictConfig, data: ImageData) -> Classifier:
     )
 
 
-def _refuse_subprocesses(trainer: pl.Trainer, *, in_sweep: bool) -> None:
-    """DDP starts its other processes with the same command line, which would repeat the whole sweep in each."""
-    launcher = trainer.strategy.launcher
-    if in_sweep and trainer.world_size > 1 and launcher is not None and not launcher.is_interactive_compatible:
+def _refuse_processes(strategy: Strategy, *, in_sweep: bool) -> None:
+    """Refuse what would record nothing, and DDP in a sweep: its other processes have the command line of the first.
+
+    The tasks of a job of submitit's are told apart by Slurm, and are there before the run begins.
+    """
+    name, launcher = type(strategy).__name__, strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher):
         raise UsageError(
-            f"{type(trainer.strategy).__name__} on {trainer.world_size} devices cannot run inside a sweep (-m): each "
-            "of its processes would start the sweep again. Run job by job without -m, or use one device per job"
+            f"{name} that spawns or forks its processes would leave no result: what they measure stays in them. "
+            "Use trainer.strategy=ddp"
+        )
+    if not in_sweep or launcher is None or strategy.world_size == 1:
+        return
+    if not ("SUBMITIT_EXECUTOR" in os.environ and strategy.cluster_environment.creates_processes_externally):
+        raise UsageError(
+            f"{name} on {strategy.world_size} devices cannot run inside a sweep (-m): each of its processes would "
+            "start the sweep again. Run job by job without -m, use one device per job, or "
+            "hydra/launcher=submitit_slurm with hydra.launcher.tasks_per_node=N for trainer.devices=N"
         )
 
 
@@ -148,4 +162,5 @@ def _quiet() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data lie in memory
     warnings.filterwarnings("ignore", "SignalMonitor: ")  # kept in the result, and shown with it
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a machine of a cluster, but no job of it
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch; nothing a user can do

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from omegaconf import DictConfig
 
 from examples import arguments, imports, launch, names, plans, sizes  # noqa: F401  (names, sizes: resolvers of conf/)
 from examples.errors import UsageError, check_target
+
+_ended = threading.Event()
+"""Set when no job of the sweep is left. (Not in the callback, which travels with each job.)"""
 
 
 class SweepCallback(Callback):
@@ -43,11 +47,19 @@ class SweepCallback(Callback):
         for other in others:
             print(f"note: runs of another sweep are there and will be compared too: {other}", flush=True)
         if launch.has_processes(config.hydra.launcher):  # this one only waits for them, and can import meanwhile
-            threading.Thread(target=imports.heavy, args=("examples.compare",)).start()
+            threading.Thread(target=_import).start()
+        if launch.is_submitit(config.hydra.launcher):
+            from examples import progress  # here: it takes a tenth of a second
+
+            _ended.clear()
+            threading.Thread(target=progress.follow, args=(sweep, _ended), daemon=True).start()
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         """Write and print the comparison; end with an error if no run came through."""
         sweep = Path(config.hydra.sweep.dir)
+        _ended.set()
+        if "n_trials" in config.hydra.sweeper:
+            plans.end(sweep, _plan(config))
         try:
             with launch.processes(config.hydra.launcher):
                 _conclude(config, sweep, self.options)
@@ -56,6 +68,11 @@ class SweepCallback(Callback):
         except Exception:  # noqa: BLE001  Hydra would turn it into a warning and exit code 0
             traceback.print_exc()
             raise SystemExit(1) from None
+
+
+def _import() -> None:
+    with suppress(RuntimeError):  # the jobs were refused, and this process has ended meanwhile
+        imports.heavy("examples.compare")
 
 
 def _conclude(config: DictConfig, sweep: Path, options: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import lightning as pl
 import pytest
 import torch
 from making import composed, tiny
@@ -17,10 +18,10 @@ from examples.result import Result
 CHOICES = {"initializer": "x", "model": "mlp", "data": "digits", "optimizer": "adam"}
 
 
-def executed(directory, *overrides) -> Result:
+def executed(directory, *overrides, in_sweep=True) -> Result:
     config = tiny(*overrides)
     result = run.start(config, CHOICES, list(overrides))
-    run.execute(config, result, directory, in_sweep=True)
+    run.execute(config, result, directory, in_sweep=in_sweep)
     return result
 
 
@@ -172,6 +173,24 @@ def test_switches(tmp_path, switch):
 def test_ddp_is_refused_inside_a_sweep(tmp_path):
     with pytest.raises(UsageError, match="cannot run inside a sweep"):
         executed(tmp_path, "trainer.strategy=ddp", "trainer.devices=2")
+
+
+@pytest.mark.parametrize("way", ["spawn", "fork"])
+@pytest.mark.parametrize("in_sweep", [True, False])
+def test_ddp_that_leaves_no_result_is_refused(tmp_path, way, in_sweep):
+    with pytest.raises(UsageError, match=r"would leave no result.*Use trainer.strategy=ddp$"):
+        executed(tmp_path, f"trainer.strategy=ddp_{way}", "trainer.devices=2", in_sweep=in_sweep)
+
+
+def test_ddp_runs_in_the_tasks_of_a_job_of_slurm(monkeypatch):
+    tasks = {"NTASKS": 2, "NTASKS_PER_NODE": 2, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "NNODES": 1, "JOB_ID": 1}
+    for name, value in tasks.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+    with pytest.raises(UsageError, match="cannot run inside a sweep"):  # of `srun python -m examples.train -m`
+        run._refuse_processes(trainer.strategy, in_sweep=True)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    run._refuse_processes(trainer.strategy, in_sweep=True)
 
 
 def test_rules_reach_the_callback(tmp_path):

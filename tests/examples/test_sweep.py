@@ -101,7 +101,7 @@ def test_two_sweeps_into_one_directory_share_the_work(train, tmp_path):
     directories = [file.parent for file in (tmp_path / "s").glob("*/result.json")]
     assert len(directories) == 6
     for directory in directories:
-        assert len(list(directory.glob("events.out.tfevents.*"))) == 2  # training and hyperparameters, of one process
+        assert len(list(directory.glob("events.out.tfevents.*"))) == 2  # training and hyperparameters, once
     assert len(list((tmp_path / "s/aggregate").rglob("events.out.tfevents.*"))) == 2
 
 
@@ -223,3 +223,22 @@ def test_the_processes_of_ddp_leave_one_run(tmp_path):
     assert recorded["status"] == "ok"
     assert recorded["history"]["step"] == [2]  # 64 samples in batches of 32, which the two processes share
     assert {path.parent for path in tmp_path.rglob("events.out.tfevents.*")} == {directory}
+
+
+def test_the_tasks_of_slurm_leave_one_run(tmp_path):
+    """srun starts them all with the same command line, and tells them apart by variables of its own."""
+    shared = {"NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "NODEID": 0, "JOB_ID": os.getpid(), "JOB_NAME": "train"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", **{f"SLURM_{name}": str(value) for name, value in shared.items()}}
+    train = [sys.executable, "-m", "examples.train", *TINY, "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1",
+             "monitor=off", f"hydra.run.dir={tmp_path / 'r'}"]  # fmt: skip
+    both = [
+        subprocess.Popen(train, cwd=tmp_path, env=environment | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})
+        for rank in "01"
+    ]
+    assert [task.wait(timeout=100) for task in both] == [0, 0]
+    recorded = json.loads((tmp_path / "r/result.json").read_text())
+    assert recorded["history"]["step"] == [2]  # 64 samples in batches of 32, which the two tasks share
+    assert (
+        len(list((tmp_path / "r").glob("events.out.tfevents.*"))) == 2
+    )  # training and hyperparameters, of one process
