@@ -137,3 +137,13 @@ def test_one_setting_that_explodes_does_not_darken_the_heat_maps_of_the_others()
         assert (norm.vmin, norm.vmax) == colour_limits(np.concatenate(some))  # written twice, so that no torch comes
     norm = heat_map._norm(grids)
     assert (norm.vmin, norm.vmax) == (1.0, 3e6)
+
+
+def test_only_depths_that_are_numbers_are_on_the_axis(tmp_path):
+    for depth in (2, 3, None, "deep"):
+        made_up(tmp_path / str(depth), overrides=[f"model.depth={depth}"], **{"model.depth": depth})
+    (axis,) = plots.accuracy_by_depth.figure(compared([tmp_path])).axes
+    assert axis.get_xticks().tolist() == [2, 3]
+    made_up(tmp_path / "2", overrides=["model.depth=flat"], **{"model.depth": "flat"})
+    made_up(tmp_path / "3", overrides=["model.depth=high"], **{"model.depth": "high"})
+    assert plots.accuracy_by_depth.figure(compared([tmp_path])) is None
