@@ -107,6 +107,12 @@ def test_what_users_typed_is_escaped(tmp_path):
     assert "<script" not in (tmp_path / "comparison.html").read_text()
 
 
+def test_a_directory_that_cannot_be_written_into_is_refused_in_one_sentence(sweep):
+    (sweep / ".lock").mkdir()  # no permission would keep out root, who runs tests in containers
+    with pytest.raises(SystemExit, match=r"^error: nothing can be written into .*: choose another directory$"):
+        compare.main([str(sweep)])
+
+
 def test_comparing_twice_gives_the_same_bytes(sweep):
     _, files = compare.write([sweep])
     before = {file.name: file.read_bytes() for file in files}

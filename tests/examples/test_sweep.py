@@ -137,6 +137,13 @@ def test_a_baseline_that_is_not_there_costs_no_comparison(train, tmp_path):
     assert len(pd.read_csv(tmp_path / "s/comparison.csv")) == 2
 
 
+@pytest.mark.parametrize("arguments", [["hydra.run.dir=file/in"], ["-m", "seed=0,1", "hydra.sweep.dir=file/in"]])
+def test_a_directory_that_cannot_be_made_is_refused_in_one_sentence(train, tmp_path, arguments):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"^error: nothing can be written into file/in \(Not a directory\)"):
+        train(*arguments)
+
+
 def test_an_impossible_target_is_refused_before_anything_runs(train, tmp_path):
     with pytest.raises(SystemExit, match=r"^error: target=90 is impossible"):
         train("-m", "initializer=zeros,eye", "hydra.callbacks.sweep.target=90", f"hydra.sweep.dir={tmp_path / 's'}")
