@@ -105,7 +105,8 @@ def value(run: Run, key: str) -> object:
 
     >>> settings = {"init.rules.head*": "zeros", "model.width": [8, 4]}
     >>> result = Result("ok", "ones", 0, choices={"model": "mlp"}, overrides=[], config=settings)
-    >>> [value(Run("a", Path(), result), key) for key in ("initializer", "model", "model.width", "init.rules", "init.bias")]
+    >>> keys = ("initializer", "model", "model.width", "init.rules", "init.bias")
+    >>> [value(Run("a", Path(), result), key) for key in keys]
     ['ones', 'mlp', '[8, 4]', '{"head*": "zeros"}', None]
     """
     if key == "initializer":

@@ -130,6 +130,14 @@ def test_foreign_event_files_are_not_drawn(tmp_path):
     assert heat_map._grids(run)["activation_variance"].tolist() == [[2.0]]
 
 
+def test_zeros_are_hatched_in_heat_maps():
+    """The colours have a grey in their middle, and are grey in print."""
+    (axis,) = style.grid(1, columns=1, width=5, height=3)[1]
+    mesh = heat_map._draw(axis, np.arange(2), np.array([[1.0, 0.0], [np.nan, 2.0]]), heat_map._norm([np.ones((1, 2))]))
+    assert mesh.get_array().mask.tolist() == [[False, True], [True, False]]
+    assert axis.patch.get_hatch()
+
+
 def test_one_setting_that_explodes_does_not_darken_the_heat_maps_of_the_others():
     grids = [np.array([[1.0, 4.0]]), np.array([[2.0, 1e14]]), np.array([[0.0, np.nan]])]
     for some in (grids, [np.ones((1, 2))], [np.zeros((1, 2))]):

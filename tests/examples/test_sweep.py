@@ -204,7 +204,10 @@ def test_run_names_are_unique_and_fit_into_a_directory():
 def test_the_documented_command_runs_as_a_process(tmp_path):
     """A sweep over every accepted spelling of options, from another process, into the default directory."""
     python = [sys.executable, "-m"]
+    (tmp_path / "srun").touch(mode=0o755)  # as where Slurm is installed, of which Lightning warns in every run
+    path = os.pathsep.join((str(tmp_path), os.environ["PATH"]))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    environment["PATH"] = path
     sweep = [*python, "examples.train", "-m", "initializer=normal", "initializer.std=0.02,0.5", "seed=0", *TINY]
     done = subprocess.run(sweep, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "Warning" not in done.stderr, done.stderr
