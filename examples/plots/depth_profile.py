@@ -38,7 +38,8 @@ def figure(comparison: Comparison, when: str = "first") -> Figure | None:
             axis.set_title(panel, y=1)
             axis.set_ylabel(label)
             _name_layers(axis, settings[0].runs[0].result.layers)
-    detail = style.seeds(comparison, "geometric mean and range")
+    every = len({s.panel for s in comparison.settings if s.profile(when, "activation_variance") is not None})
+    detail = style.seeds(comparison, "geometric mean and range") + style.part(len(panels), every, "rows of panels")
     style.title(picture, comparison, f"Signals by depth {WHEN[when]}", detail)
     style.legend(picture, axes)
     return picture

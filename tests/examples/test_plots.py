@@ -1,5 +1,6 @@
 """The pictures of a comparison: each twice, none from an older one, and nothing in them that the run did not log."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -12,9 +13,9 @@ from matplotlib.colors import to_rgb
 from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
-from examples import compare, launch, plots, runs
+from examples import compare, launch, plots, runs, tables
 from examples.comparison import compare as compared
-from examples.plots import heat_map, learning_curves, style
+from examples.plots import final_accuracy, heat_map, learning_curves, style
 from examples.result import checksums
 from lightning_init.signals.pictures import colour_limits
 
@@ -138,6 +139,16 @@ def test_zeros_are_hatched_in_heat_maps():
     assert axis.patch.get_hatch()
 
 
+@pytest.mark.parametrize("steps", [[0], [0, 1], [0, 50]])
+def test_steps_of_heat_maps_are_whole_and_were_logged(steps):
+    (axis,) = style.grid(1, columns=1, width=5, height=3)[1]
+    heat_map._draw(axis, np.array(steps), np.ones((2, len(steps))), heat_map._norm([np.ones((1, 2))]))
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+    assert ticks == np.round(ticks).tolist()
+    assert ticks == steps or steps == [0, 50]
+
+
 def test_one_setting_that_explodes_does_not_darken_the_heat_maps_of_the_others():
     grids = [np.array([[1.0, 4.0]]), np.array([[2.0, 1e14]]), np.array([[0.0, np.nan]])]
     for some in (grids, [np.ones((1, 2))], [np.zeros((1, 2))]):
@@ -155,3 +166,37 @@ def test_only_depths_that_are_numbers_are_on_the_axis(tmp_path):
     made_up(tmp_path / "2", overrides=["model.depth=flat"], **{"model.depth": "flat"})
     made_up(tmp_path / "3", overrides=["model.depth=high"], **{"model.depth": "high"})
     assert plots.accuracy_by_depth.figure(compared([tmp_path])) is None
+
+
+def test_depths_have_a_panel_for_each_of_the_rest(tmp_path):
+    for number, (depth, width, name) in enumerate(itertools.product((2, 3), (8, 16), ("zeros", "ones"))):
+        settings = {"model.depth": depth, "model.width": width}
+        overrides = [f"{key}=..." for key in settings]
+        made_up(tmp_path / name / str(number), initializer=name, overrides=overrides, **settings)
+    axes = plots.accuracy_by_depth.figure(compared([tmp_path])).axes
+    assert [axis.get_title() for axis in axes] == ["width=8", "width=16"]
+    for axis in axes:
+        assert sorted(axis.get_legend_handles_labels()[1]) == ["ones", "zeros"]
+    (axis,) = plots.accuracy_by_depth.figure(compared([tmp_path / "ones"])).axes
+    assert sorted(axis.get_legend_handles_labels()[1]) == ["width=16", "width=8"]
+
+
+def test_a_long_legend_is_within_its_picture(tmp_path):
+    for number in range(40):
+        made_up(tmp_path / str(number), initializer=f"initializer_{number}", accuracy=[0.1, number / 40])
+    figure = learning_curves.figure(compared([tmp_path]))
+    FigureCanvasAgg(figure).draw()
+    box, (width, height) = figure.legends[0].get_window_extent(), figure.bbox.size
+    assert 0 <= box.x0 < box.x1 <= width
+    assert 0 <= box.y0 < box.y1 <= height
+
+
+def test_pictures_say_what_they_leave_out(tmp_path):
+    for number, name in itertools.product(range(70), ("zeros", "ones")):
+        settings = {"overrides": ["model.width=..."], "model.width": number}
+        made_up(tmp_path / name / str(number), initializer=name, **settings)
+    comparison = compared([tmp_path])
+    titles = [draw(comparison).get_suptitle() for draw in (learning_curves.figure, final_accuracy.figure)]
+    assert titles[0].endswith("6 of 70 panels")
+    assert titles[1].endswith("60 of 140 settings, the best")
+    assert "the best 40 of 140" in tables.terminal(comparison).title
