@@ -200,3 +200,11 @@ def test_pictures_say_what_they_leave_out(tmp_path):
     assert titles[0].endswith("6 of 70 panels")
     assert titles[1].endswith("60 of 140 settings, the best")
     assert "the best 40 of 140" in tables.terminal(comparison).title
+
+
+def test_layers_that_networks_do_not_share_are_numbered():
+    same, other = [["a", "b"], ["a", "b"]], [["a", "b"], ["c"]]
+    for networks, label in [(same, "layer, input to output"), (other, "weight layer, counted")]:
+        (axis,) = style.grid(1, columns=1, width=5, height=3)[1]
+        plots.depth_profile._name_layers(axis, networks)
+        assert axis.get_xlabel().startswith(label)
