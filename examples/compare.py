@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from examples import aggregate, files, page, plots, tables
+from examples import aggregate, files, page, plots, progress, tables
 from examples import comparison as comparison_
 from examples.comparison import Comparison
 from examples.errors import UsageError
@@ -62,7 +62,7 @@ def show(comparison: Comparison, files: Sequence[Path], directory: Path) -> None
         console.print(f"monitor: {warning}", markup=False, soft_wrap=True)
     for file in files:
         console.print(f"written: {file}", markup=False, soft_wrap=True)
-    console.print(f"inspect: tensorboard --logdir {directory}", markup=False, soft_wrap=True)
+    console.print(progress.inspection(directory), markup=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from examples.errors import UsageError
+
 
 def write(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` such that a reader sees the old file or the new one, never a part."""
@@ -19,9 +21,18 @@ def write(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Make `directory` and keep other processes that ask out of it; the system frees what a killed process held."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory / ".lock"):
+    """Make `directory` and keep other processes that ask out of it; the system frees what a killed process held.
+
+    Raises:
+        UsageError: nothing can be written there.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        held = FileLock(directory / ".lock").acquire()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"nothing can be written into {directory} ({reason}): choose another directory") from error
+    with held:
         yield
 
 

@@ -216,7 +216,7 @@ class _RepeatChannel(nn.Module):
 
 
 def _widths(width: int | Sequence[int], depth: int | None) -> list[int]:
-    if isinstance(width, int):
+    if isinstance(width, str) or not isinstance(width, Sequence):
         if depth is None:
             raise UsageError(
                 "model.depth is missing: give model.depth=3, or one width per layer: model.width=[256,128]"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -53,8 +56,23 @@ def _single(result: Result, directory: Path) -> str:
     return (
         f"{result.initializer}: {_outcome(result)}\n{alerts}"
         f"result and event files: {directory}\n"
-        f"inspect: tensorboard --logdir {directory}"
+        f"{inspection(directory)}"
     )
+
+
+def inspection(directory: Path) -> str:
+    """Return the line that says how to look at `directory`, in words that a shell takes.
+
+    >>> inspection(Path("my runs")).endswith("tensorboard --logdir 'my runs'")
+    True
+    """
+    beside = Path(sys.executable).with_name("tensorboard")  # not found by name where the environment is not activated
+    program = "tensorboard" if shutil.which("tensorboard") or not beside.exists() else _short(beside)
+    return f"inspect: {shlex.join([str(program), '--logdir', str(directory)])}"
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +101,20 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def value(run: Run, key: str) -> object:
-    """Return what `key` was in `run`: the option of a config group, or a value of the config."""
+    """Return what `key` was in `run`: the option of a config group, or a value of the config; as text, if it has parts.
+
+    >>> settings = {"init.rules.head*": "zeros", "model.width": [8, 4]}
+    >>> result = Result("ok", "ones", 0, choices={"model": "mlp"}, overrides=[], config=settings)
+    >>> keys = ("initializer", "model", "model.width", "init.rules", "init.bias")
+    >>> [value(Run("a", Path(), result), key) for key in keys]
+    ['ones', 'mlp', '[8, 4]', '{"head*": "zeros"}', None]
+    """
     if key == "initializer":
         return run.result.initializer
-    return run.result.choices.get(key, run.result.config.get(key))
+    config = run.result.config
+    parts = {name.removeprefix(f"{key}."): config[name] for name in config if name.startswith(f"{key}.")}
+    found = run.result.choices.get(key, config.get(key, parts or None))
+    return json.dumps(found) if isinstance(found, list | dict) else found
 
 
 def table(runs: Sequence[Run]) -> pd.DataFrame:

@@ -48,9 +48,12 @@ class Setting:
         return found
 
     def profile(self, when: str, signal: str) -> np.ndarray | None:
-        """Return the depth profiles (runs, layers) that were recorded; None if there are none."""
+        """Return the depth profiles (runs, layers) that were recorded; None if there are none.
+
+        Those of networks with other layers than the first of them, of which a remark tells, are left out.
+        """
         rows = [p for run in self.runs if (p := run.result.profile.get(when, {}).get(signal))]
-        return np.array(rows, dtype=float) if rows else None
+        return np.array([row for row in rows if len(row) == len(rows[0])], dtype=float) if rows else None
 
     def curves(self, name: str) -> np.ndarray | None:
         """Return `name` after each epoch (runs, epochs), None if there is none; what stopped early keeps its last."""
@@ -69,7 +72,7 @@ def group(runs: Sequence[Run], keys: Sequence[str]) -> list[Setting]:
     """Return the settings of `runs`, which differ in `keys` and in the seed; worst first."""
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault(tuple(_plain(runs_.value(run, key)) for key in keys), []).append(run)
+        groups.setdefault(tuple(runs_.value(run, key) for key in keys), []).append(run)
     varied = [i for i in range(len(keys)) if len({str(group[i]) for group in groups}) > 1] or [0]
     lines = [i for i in varied if keys[i].partition(".")[0] == "initializer"]
     panels = [i for i in varied if i not in lines]
@@ -103,10 +106,6 @@ def text(value: object) -> str:
     ('2.285', 'relu')
     """
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _plain(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _label(key: Sequence[object], keys: Sequence[str], varied: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
-from examples import arguments, imports, launch, names, plans, sizes  # noqa: F401  (names, sizes: resolvers of conf/)
+from examples import arguments, files, imports, launch, names, plans, sizes  # noqa: F401  (names, sizes: resolvers of conf/)
 from examples.errors import UsageError, check_target
 
 _ended = threading.Event()
@@ -31,17 +31,24 @@ class SweepCallback(Callback):
     def __init__(self, baseline: str | None = None, target: float | None = None) -> None:
         self.options = {"baseline": baseline, "target": target}
 
+    def on_run_start(self, config: DictConfig, **_: object) -> None:
+        """Refuse a directory that cannot be written into, before Hydra does it with a traceback."""
+        try:
+            with files.alone(Path(config.hydra.run.dir)):
+                pass
+        except UsageError as error:
+            raise SystemExit(f"error: {error}") from None
+
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Say where the runs go and how to take up an interrupted sweep; refuse a target that the end would refuse."""
         try:
             check_target(self.options["target"])
             if launch.has_processes(config.hydra.launcher):
                 launch.prepare(config.hydra.launcher)
+            sweep, plan = Path(config.hydra.sweep.dir), _plan(config)
+            others = plans.note(sweep, plan)
         except UsageError as error:
             raise SystemExit(f"error: {error}") from None
-        sweep = Path(config.hydra.sweep.dir)
-        plan = _plan(config)
-        others = plans.note(sweep, plan)
         again = f"interrupted? repeat the command with hydra.sweep.dir={sweep}"
         print(f"{plan.total} runs into {sweep}  ({again})", flush=True)
         for other in others:
@@ -79,14 +86,14 @@ def _conclude(config: DictConfig, sweep: Path, options: Mapping[str, Any]) -> No
     from examples import compare  # here: each job has these callbacks, and does not need it
 
     try:
-        comparison, files = compare.write([sweep], **options)
+        comparison, written = compare.write([sweep], **options)
     except UsageError:  # such as a baseline that no row is called: runs of hours shall not end without a comparison
         compare.show(*compare.write([sweep]), sweep)
         raise
-    compare.show(comparison, files, sweep)
+    compare.show(comparison, written, sweep)
     if (comparison.runs["status"] == "failed").all():
-        errors = {run.result.error for setting in comparison.settings for run in setting.runs}
-        raise UsageError(f"every run failed ({'; '.join(sorted(map(str, errors)))})")
+        errors = {" ".join(str(run.result.error).split()) for one in comparison.settings for run in one.runs}
+        raise UsageError(f"every run failed ({'; '.join(sorted(errors))})")
     if config.report:
         get_method(config.report)(comparison, sweep)
 

@@ -25,6 +25,8 @@ SHORT = {
     "activation variance per layer": "activation\nvariance\nper layer",
     "gradient norm per layer": "gradient\nnorm\nper layer",
 }
+MOST_ROWS = 40
+"""In a terminal; the files have them all."""
 PAGE_ONLY = ("IQM", "IQM interval", "reached by", "seconds")
 """Columns for which a terminal has no room."""
 
@@ -153,8 +155,10 @@ def warnings(comparison: Comparison) -> list[str]:
 def terminal(comparison: Comparison) -> Table:
     """Return the comparison for a rich console; it fits into 80 columns as long as little varies."""
     cells = readable(comparison)
-    cells = cells.drop(columns=[column for column in PAGE_ONLY if column in cells])
-    title = f"Comparison, best first: {comparison.subject}".removesuffix(": ")
+    cells = cells.drop(columns=[column for column in PAGE_ONLY if column in cells])[:MOST_ROWS]
+    rows = len(comparison.table)
+    what = f"Comparison, the best {MOST_ROWS} of {rows}" if rows > MOST_ROWS else "Comparison, best first"
+    title = f"{what}: {comparison.subject}".removesuffix(": ")
     table = Table(
         box=box.SIMPLE_HEAD,
         title=title,

@@ -14,35 +14,43 @@ from examples.plots import style
 from examples.settings import Setting
 
 KEY = "model.depth"
+MOST_PANELS = 6
 
 
 def figure(comparison: Comparison) -> Figure | None:
-    """Return one line per initializer (and per further override that varies); None if the depth was not varied."""
+    """Return a panel for everything else that varies, in it one line per initializer; None if the depth did not vary.
+
+    What has no depth, or one that is no number, is left out.
+    """
     if KEY not in comparison.keys:
         return None
     depth = comparison.keys.index(KEY)
-    lines: dict[tuple[object, ...], list[Setting]] = defaultdict(list)
-    for setting in comparison.settings:
-        lines[setting.key[:depth] + setting.key[depth + 1 :]].append(setting)
+    settings = [setting for setting in comparison.settings if isinstance(setting.key[depth], int)]
+    if not settings:
+        return None
+    panels: dict[str, dict[str, list[Setting]]] = defaultdict(lambda: defaultdict(list))
+    for setting in sorted(settings, key=lambda setting: setting.key[depth]):
+        panels[_without_depth(setting.panel)][_without_depth(setting.line) or "all"].append(setting)
+    shown = style.spaced(sorted(panels, key=style.natural), MOST_PANELS)
     looks = style.looks(comparison)
-    picture, (axis,) = style.grid(1, columns=1, width=8.0, height=4.5)
-    for group in lines.values():
-        group = sorted(group, key=lambda setting: setting.key[depth])
-        intervals = np.array([statistics.interval(setting.metric("val_accuracy")) for setting in group]).T
-        depths = [setting.key[depth] for setting in group]
-        look = looks[group[0].line]
-        axis.fill_between(depths, intervals[1], intervals[2], color=look.color, alpha=0.18, linewidth=0)
-        style.line(axis, depths, intervals[0], look, _label(group[0]))
-    axis.set(xlabel="depth (layers)", ylabel="final validation accuracy", ylim=(0, 1.02))
-    axis.set_xticks(sorted({setting.key[depth] for setting in comparison.settings}))
-    axis.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    style.title(picture, comparison, "Accuracy by depth", style.seeds(comparison, "mean and 95 % interval"))
-    style.legend(picture, [axis])
+    size = {"width": 8.0, "height": 4.5} if len(shown) == 1 else {"width": 4.4, "height": 3.4}
+    picture, axes = style.grid(len(shown), columns=3, **size)
+    for axis, panel in zip(axes, shown, strict=True):
+        for line, group in panels[panel].items():
+            intervals = np.array([statistics.interval(setting.metric("val_accuracy")) for setting in group]).T
+            depths = [setting.key[depth] for setting in group]
+            look = looks[group[0].line]
+            axis.fill_between(depths, intervals[1], intervals[2], color=look.color, alpha=0.18, linewidth=0)
+            style.line(axis, depths, intervals[0], look, line)
+        axis.set_title(panel, y=1)
+        axis.set(xlabel="depth (layers)", ylabel="final validation accuracy", ylim=(0, 1.02))
+        axis.set_xticks(sorted({setting.key[depth] for setting in settings}))
+        axis.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    detail = style.seeds(comparison, "mean and 95 % interval") + style.part(len(shown), len(panels), "panels")
+    style.title(picture, comparison, "Accuracy by depth", detail)
+    style.legend(picture, axes)
     return picture
 
 
-def _label(setting: Setting) -> str:
-    """Return the label of the line: everything that varies but the depth."""
-    rest = [part for part in setting.panel.split(", ") if part and not part.startswith("depth=")]
-    parts = [part for part in setting.line.split(", ") if not part.startswith("depth=")]
-    return ", ".join([*parts, *rest]) or "all"
+def _without_depth(label: str) -> str:
+    return ", ".join(part for part in label.split(", ") if not part.startswith("depth="))

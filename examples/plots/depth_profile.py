@@ -37,8 +37,9 @@ def figure(comparison: Comparison, when: str = "first") -> Figure | None:
             _draw(axis, settings, signal, when, looks)
             axis.set_title(panel, y=1)
             axis.set_ylabel(label)
-            _name_layers(axis, settings[0].runs[0].result.layers)
-    detail = style.seeds(comparison, "geometric mean and range")
+            _name_layers(axis, [setting.runs[0].result.layers for setting in settings])
+    every = len({s.panel for s in comparison.settings if s.profile(when, "activation_variance") is not None})
+    detail = style.seeds(comparison, "geometric mean and range") + style.part(len(panels), every, "rows of panels")
     style.title(picture, comparison, f"Signals by depth {WHEN[when]}", detail)
     style.legend(picture, axes)
     return picture
@@ -63,8 +64,10 @@ def _draw(axis: Axes, settings: list[Setting], signal: str, when: str, looks: di
         axis.annotate("exactly 0", (0.5, floor), (0, 5), **where, ha="center", color=style.GREY, fontsize="small")
 
 
-def _name_layers(axis: Axes, layers: list[str]) -> None:
-    if len(layers) <= MOST_NAMES:
+def _name_layers(axis: Axes, networks: list[list[str]]) -> None:
+    """Name the layers, where they are few and those of all `networks`; else number them."""
+    layers = networks[0]
+    if len(layers) <= MOST_NAMES and all(others == layers for others in networks):
         names = [layer.rpartition(".")[2] for layer in layers]
         axis.set_xticks(range(1, len(layers) + 1), names, rotation=30 if len(layers) > 5 else 0)
         axis.set_xlabel("layer, input to output")

@@ -15,7 +15,8 @@ MOST_ROWS = 60
 
 def figure(comparison: Comparison) -> Figure | None:
     """Return one row per setting, best on top; None if there is no accuracy at all."""
-    settings = [s for s in comparison.settings if not np.all(np.isnan(s.metric("val_accuracy")))][-MOST_ROWS:]
+    every = [s for s in comparison.settings if not np.all(np.isnan(s.metric("val_accuracy")))]
+    settings = every[-MOST_ROWS:]
     if not settings:
         return None
     looks = style.looks(comparison)
@@ -30,5 +31,7 @@ def figure(comparison: Comparison) -> Figure | None:
     axis.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axis.set_xlim(0, 1.02)
     axis.set_ylim(-0.7, len(settings) - 0.3)
-    style.title(picture, comparison, "Final accuracy", style.seeds(comparison, "mean, 95 % interval and single values"))
+    detail = style.seeds(comparison, "mean, 95 % interval and single values")
+    detail += style.part(len(settings), len(every), "settings, the best")
+    style.title(picture, comparison, "Final accuracy", detail)
     return picture

@@ -14,10 +14,10 @@ from examples.plots import style
 from examples.plots.depth_profile import SIGNALS
 from examples.runs import Run
 
-MOST_SETTINGS = 6
+MOST_SETTINGS = 8
 MOST_STEPS = 200
 DECADES = 12
-ZERO = "#D9D9D9"
+ZERO, HATCH = "#F2F2F2", "#B0B0B0"
 
 
 def figure(comparison: Comparison) -> Figure | None:
@@ -49,9 +49,8 @@ def figure(comparison: Comparison) -> Figure | None:
             bar.minorticks_off()
             bar.ax.xaxis.set_major_formatter(style.power)
     seeds = sorted({setting.runs[0].result.seed for setting in shown})
-    detail = f"seed {', '.join(map(str, seeds))}; grey: exactly 0 or not finite"
-    if len(monitored) > len(grids):
-        detail += f"; {len(grids)} of {len(monitored)} settings, best to worst"
+    detail = f"seed {', '.join(map(str, seeds))}; hatched: exactly 0 or not finite"
+    detail += style.part(len(grids), len(monitored), "settings, best to worst")
     style.title(picture, comparison, "Signals by layer and step", detail)
     return picture
 
@@ -93,9 +92,10 @@ def _norm(grids: list[np.ndarray]) -> LogNorm:
 def _draw(axis: Axes, steps: np.ndarray, grid: np.ndarray, norm: LogNorm) -> object:
     shown = np.ma.masked_where(~np.isfinite(grid) | (grid <= 0), grid)
     layers = np.arange(1, grid.shape[0] + 1)
-    axis.set_facecolor(ZERO)
+    axis.patch.set(facecolor=ZERO, edgecolor=HATCH, hatch="//")  # the colours have a grey, and in print all are grey
     axis.grid(visible=False)
-    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-    x = steps if steps.size > 1 else np.array([steps[0], steps[0] + 1])
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    x = steps if steps.size > 1 else steps[0] + np.array([-0.25, 0.25])  # two halves of one step
     shown = shown if steps.size > 1 else np.ma.concatenate([shown, shown], axis=1)
     return axis.pcolormesh(x, layers, shown, norm=norm, cmap="cividis", shading="nearest", rasterized=True)

@@ -30,7 +30,9 @@ def figure(comparison: Comparison) -> Figure | None:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         axis.set_ylim(0, 1.02)
-    style.title(picture, comparison, "Learning curves", style.seeds(comparison, "mean and range"))
+    every = len({setting.panel for setting in comparison.settings})
+    detail = style.seeds(comparison, "mean and range") + style.part(len(panels), every, "panels")
+    style.title(picture, comparison, "Learning curves", detail)
     style.legend(picture, axes)
     return picture
 

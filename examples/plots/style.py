@@ -25,6 +25,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
 SLOT = 4
 """Length, in widths of the line, of the dash in which one of several lines that coincide is seen."""
+ENTRY = 0.21
+"""Height of a line of a legend, in inches."""
 GREY = "#666666"
 DPI = 150
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
@@ -65,7 +67,7 @@ def panels(comparison: Comparison, most: int) -> dict[str, list[Setting]]:
     groups: dict[str, list[Setting]] = {}
     for setting in reversed(comparison.settings):
         groups.setdefault(setting.panel, []).append(setting)
-    names = sorted(groups, key=_natural)
+    names = sorted(groups, key=natural)
     return {panel: groups[panel] for panel in spaced(names, most)}
 
 
@@ -113,6 +115,15 @@ def point(axis: Axes, row: float, middle: float, low: float, high: float, look: 
     axis.annotate(f"{middle:.1%}", (1.0, row), (6, 0), va="center", **edge)
 
 
+def part(shown: int, every: int, what: str) -> str:
+    """Return how much of everything a picture shows, for its title; nothing if that is all.
+
+    >>> part(6, 20, "panels"), part(2, 2, "panels")
+    ('; 6 of 20 panels', '')
+    """
+    return f"; {shown} of {every} {what}" if shown < every else ""
+
+
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """Put one legend for all axes beside them, and let lines that it tells apart show where they coincide."""
     entries = {}
@@ -120,6 +131,7 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if len(entries) > 1:
+        figure.set_figheight(max(figure.get_figheight(), ENTRY * (len(entries) + 3)))
         found = figure.legend(entries.values(), entries.keys(), loc="outside right center", frameon=False)
         turns = [take_turns(axis) for axis in axes]  # after the legend, which shows each line as it is alone
         if any(turns):
@@ -169,7 +181,7 @@ def seeds(comparison: Comparison, what: str) -> str:
     return "one seed" if counts == [1] else f"{what} of {' or '.join(map(str, counts))} seeds"
 
 
-def _natural(text: str) -> list[tuple[float, str]]:
+def natural(text: str) -> list[tuple[float, str]]:
     """Sort key under which width=9 comes before width=10."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(float(part), "") if part[:1].isdigit() else (-1.0, part) for part in parts]

@@ -234,7 +234,7 @@ def _energy(values: Tensor) -> float:
 
 def _parts_of(values: Tensor) -> Array | Sequence[Tensor]:
     """Return real values as one short array, or as vectors that a cache holds; views wherever possible."""
-    if _are_tensors((values,)) and _is_dense(values) and values.untyped_storage().nbytes():
+    if type(values) in _TYPES and _is_dense(values) and not values.is_neg() and _has_memory(values):
         values = values.detach()
         if values.numel() <= _CHUNK:
             array: Array = values.numpy()
@@ -258,6 +258,11 @@ def _is_dense(values: Tensor) -> bool:
     )
 
 
+def _has_memory(values: Tensor) -> bool:
+    """Return whether the memory of `values` was not given back; a view then is said to lie at its own offset."""
+    return bool(values.data_ptr() and (values.storage_offset() == 0 or values.untyped_storage().nbytes()))
+
+
 def flattened(values: Tensor) -> Array:
     """Return the values as a float32 or float64 vector in memory order; a view wherever possible.
 
@@ -269,7 +274,7 @@ def flattened(values: Tensor) -> Array:
     values = values.detach().resolve_neg()  # the imaginary part of a conjugate is a lazy negative
     if values.layout is not torch.strided:
         values = values.coalesce().values() if values.layout is torch.sparse_coo else values.values()
-    if type(values) is Tensor and not values.untyped_storage().nbytes():
+    if type(values) is Tensor and not _has_memory(values):
         values = values.new_empty(0)
     if values.dtype is not torch.float32 and values.dtype is not torch.float64:
         values = values.float()

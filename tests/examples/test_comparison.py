@@ -15,6 +15,7 @@ from making import made_up
 from examples import compare, runs, tables
 from examples.comparison import compare as compared
 from examples.errors import UsageError
+from examples.run import flatten
 
 
 def reference(directory):
@@ -106,6 +107,12 @@ def test_what_users_typed_is_escaped(tmp_path):
     assert "<script" not in (tmp_path / "comparison.html").read_text()
 
 
+def test_a_directory_that_cannot_be_written_into_is_refused_in_one_sentence(sweep):
+    (sweep / ".lock").mkdir()  # no permission would keep out root, who runs tests in containers
+    with pytest.raises(SystemExit, match=r"^error: nothing can be written into .*: choose another directory$"):
+        compare.main([str(sweep)])
+
+
 def test_comparing_twice_gives_the_same_bytes(sweep):
     _, files = compare.write([sweep])
     before = {file.name: file.read_bytes() for file in files}
@@ -117,6 +124,27 @@ def test_keys_that_do_not_differ_are_no_columns(tmp_path):
     for seed in (0, 1):
         made_up(tmp_path / str(seed), seed=seed, overrides=["model.width=8"], **{"model.width": 8})
     assert runs.differing(runs.find([tmp_path]).runs) == []
+
+
+def test_settings_differ_in_mappings_and_lists_too(tmp_path):
+    for name, value in [("a", {}), ("b", {"head*": "zeros"}), ("c", {"head*": "ones"}), ("d", [{"module": "LSTM"}])]:
+        config = flatten({"init": {"rules": value}})
+        made_up(tmp_path / name, overrides=["init.rules=..."], **config)
+    assert set(compared([tmp_path]).table["init.rules"]) == {
+        "{}", '{"head*": "zeros"}', '{"head*": "ones"}', '[{"module": "LSTM"}]'
+    }  # fmt: skip
+
+
+def test_profiles_of_other_layers_are_not_averaged(tmp_path):
+    """As after conf/ was edited between two runs."""
+    for seed, layers in enumerate((2, 2, 3)):
+        result = made_up(tmp_path / str(seed), seed=seed, **{"model.depth": layers})
+        signals = ("activation_variance", "gradient_norm")
+        result.profile = {when: dict.fromkeys(signals, [4.0] * layers) for when in ("first", "last")}
+        result.write(tmp_path / str(seed))
+    comparison, _ = compare.write([tmp_path])
+    assert comparison.settings[0].profile("first", "gradient_norm").tolist() == [[4.0, 4.0]] * 2
+    assert comparison.notes == ["zeros: its runs also differ in model.depth"]
 
 
 def test_failed_and_diverged_runs_are_counted_and_kept(tmp_path):

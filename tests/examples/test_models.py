@@ -82,6 +82,8 @@ def test_normalization_is_built_in(build, normalization):
         (models.mlp, {"depth": -3}, "model.depth=-3 is impossible"),
         (models.mlp, {"depth": 2.5}, "model.depth=2.5 is impossible"),
         (models.mlp, {"width": 0}, "model.width=0 is impossible"),
+        (models.mlp, {"width": "wide"}, "model.width=wide is impossible"),
+        (models.mlp, {"width": 8.5}, "model.width=8.5 is impossible"),
         (models.mlp, {"width": True}, "model.width=True is impossible"),
         (models.mlp, {"width": [8, 0], "depth": None}, "model.width=0 is impossible"),
         (models.mlp, {"width": [8, 8], "depth": 3}, "contradicts"),

@@ -1,5 +1,6 @@
 """The pictures of a comparison: each twice, none from an older one, and nothing in them that the run did not log."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -12,9 +13,9 @@ from matplotlib.colors import to_rgb
 from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
-from examples import compare, launch, plots, runs
+from examples import compare, launch, plots, runs, tables
 from examples.comparison import compare as compared
-from examples.plots import heat_map, learning_curves, style
+from examples.plots import final_accuracy, heat_map, learning_curves, style
 from examples.result import checksums
 from lightning_init.signals.pictures import colour_limits
 
@@ -130,6 +131,24 @@ def test_foreign_event_files_are_not_drawn(tmp_path):
     assert heat_map._grids(run)["activation_variance"].tolist() == [[2.0]]
 
 
+def test_zeros_are_hatched_in_heat_maps():
+    """The colours have a grey in their middle, and are grey in print."""
+    (axis,) = style.grid(1, columns=1, width=5, height=3)[1]
+    mesh = heat_map._draw(axis, np.arange(2), np.array([[1.0, 0.0], [np.nan, 2.0]]), heat_map._norm([np.ones((1, 2))]))
+    assert mesh.get_array().mask.tolist() == [[False, True], [True, False]]
+    assert axis.patch.get_hatch()
+
+
+@pytest.mark.parametrize("steps", [[0], [0, 1], [0, 50]])
+def test_steps_of_heat_maps_are_whole_and_were_logged(steps):
+    (axis,) = style.grid(1, columns=1, width=5, height=3)[1]
+    heat_map._draw(axis, np.array(steps), np.ones((2, len(steps))), heat_map._norm([np.ones((1, 2))]))
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+    assert ticks == np.round(ticks).tolist()
+    assert ticks == steps or steps == [0, 50]
+
+
 def test_one_setting_that_explodes_does_not_darken_the_heat_maps_of_the_others():
     grids = [np.array([[1.0, 4.0]]), np.array([[2.0, 1e14]]), np.array([[0.0, np.nan]])]
     for some in (grids, [np.ones((1, 2))], [np.zeros((1, 2))]):
@@ -137,3 +156,55 @@ def test_one_setting_that_explodes_does_not_darken_the_heat_maps_of_the_others()
         assert (norm.vmin, norm.vmax) == colour_limits(np.concatenate(some))  # written twice, so that no torch comes
     norm = heat_map._norm(grids)
     assert (norm.vmin, norm.vmax) == (1.0, 3e6)
+
+
+def test_only_depths_that_are_numbers_are_on_the_axis(tmp_path):
+    for depth in (2, 3, None, "deep"):
+        made_up(tmp_path / str(depth), overrides=[f"model.depth={depth}"], **{"model.depth": depth})
+    (axis,) = plots.accuracy_by_depth.figure(compared([tmp_path])).axes
+    assert axis.get_xticks().tolist() == [2, 3]
+    made_up(tmp_path / "2", overrides=["model.depth=flat"], **{"model.depth": "flat"})
+    made_up(tmp_path / "3", overrides=["model.depth=high"], **{"model.depth": "high"})
+    assert plots.accuracy_by_depth.figure(compared([tmp_path])) is None
+
+
+def test_depths_have_a_panel_for_each_of_the_rest(tmp_path):
+    for number, (depth, width, name) in enumerate(itertools.product((2, 3), (8, 16), ("zeros", "ones"))):
+        settings = {"model.depth": depth, "model.width": width}
+        overrides = [f"{key}=..." for key in settings]
+        made_up(tmp_path / name / str(number), initializer=name, overrides=overrides, **settings)
+    axes = plots.accuracy_by_depth.figure(compared([tmp_path])).axes
+    assert [axis.get_title() for axis in axes] == ["width=8", "width=16"]
+    for axis in axes:
+        assert sorted(axis.get_legend_handles_labels()[1]) == ["ones", "zeros"]
+    (axis,) = plots.accuracy_by_depth.figure(compared([tmp_path / "ones"])).axes
+    assert sorted(axis.get_legend_handles_labels()[1]) == ["width=16", "width=8"]
+
+
+def test_a_long_legend_is_within_its_picture(tmp_path):
+    for number in range(40):
+        made_up(tmp_path / str(number), initializer=f"initializer_{number}", accuracy=[0.1, number / 40])
+    figure = learning_curves.figure(compared([tmp_path]))
+    FigureCanvasAgg(figure).draw()
+    box, (width, height) = figure.legends[0].get_window_extent(), figure.bbox.size
+    assert 0 <= box.x0 < box.x1 <= width
+    assert 0 <= box.y0 < box.y1 <= height
+
+
+def test_pictures_say_what_they_leave_out(tmp_path):
+    for number, name in itertools.product(range(70), ("zeros", "ones")):
+        settings = {"overrides": ["model.width=..."], "model.width": number}
+        made_up(tmp_path / name / str(number), initializer=name, **settings)
+    comparison = compared([tmp_path])
+    titles = [draw(comparison).get_suptitle() for draw in (learning_curves.figure, final_accuracy.figure)]
+    assert titles[0].endswith("6 of 70 panels")
+    assert titles[1].endswith("60 of 140 settings, the best")
+    assert "the best 40 of 140" in tables.terminal(comparison).title
+
+
+def test_layers_that_networks_do_not_share_are_numbered():
+    same, other = [["a", "b"], ["a", "b"]], [["a", "b"], ["c"]]
+    for networks, label in [(same, "layer, input to output"), (other, "weight layer, counted")]:
+        (axis,) = style.grid(1, columns=1, width=5, height=3)[1]
+        plots.depth_profile._name_layers(axis, networks)
+        assert axis.get_xlabel().startswith(label)

@@ -137,6 +137,13 @@ def test_a_baseline_that_is_not_there_costs_no_comparison(train, tmp_path):
     assert len(pd.read_csv(tmp_path / "s/comparison.csv")) == 2
 
 
+@pytest.mark.parametrize("arguments", [["hydra.run.dir=file/in"], ["-m", "seed=0,1", "hydra.sweep.dir=file/in"]])
+def test_a_directory_that_cannot_be_made_is_refused_in_one_sentence(train, tmp_path, arguments):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"^error: nothing can be written into file/in \(Not a directory\)"):
+        train(*arguments)
+
+
 def test_an_impossible_target_is_refused_before_anything_runs(train, tmp_path):
     with pytest.raises(SystemExit, match=r"^error: target=90 is impossible"):
         train("-m", "initializer=zeros,eye", "hydra.callbacks.sweep.target=90", f"hydra.sweep.dir={tmp_path / 's'}")
@@ -197,7 +204,10 @@ def test_run_names_are_unique_and_fit_into_a_directory():
 def test_the_documented_command_runs_as_a_process(tmp_path):
     """A sweep over every accepted spelling of options, from another process, into the default directory."""
     python = [sys.executable, "-m"]
+    (tmp_path / "srun").touch(mode=0o755)  # as where Slurm is installed, of which Lightning warns in every run
+    path = os.pathsep.join((str(tmp_path), os.environ["PATH"]))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+    environment["PATH"] = path
     sweep = [*python, "examples.train", "-m", "initializer=normal", "initializer.std=0.02,0.5", "seed=0", *TINY]
     done = subprocess.run(sweep, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "Warning" not in done.stderr, done.stderr
