@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,14 +27,28 @@ def alone(directory: Path) -> Iterator[None]:
     Raises:
         UsageError: nothing can be written there.
     """
+    make(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         held = FileLock(directory / ".lock").acquire()
     except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"nothing can be written into {directory} ({reason}): choose another directory") from error
+        raise _unwritable(directory, error) from error
     with held:
         yield
+
+
+def make(directory: Path) -> None:
+    """Make `directory`; raises UsageError if nothing can be written there."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+
+
+def _unwritable(directory: Path, error: OSError) -> UsageError:
+    reason = error.strerror or error
+    return UsageError(f"nothing can be written into {directory} ({reason}): choose another directory")
 
 
 def remove_parts(directory: Path) -> None:

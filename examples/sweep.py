@@ -34,8 +34,7 @@ class SweepCallback(Callback):
     def on_run_start(self, config: DictConfig, **_: object) -> None:
         """Refuse a directory that cannot be written into, before Hydra does it with a traceback."""
         try:
-            with files.alone(Path(config.hydra.run.dir)):
-                pass
+            files.make(Path(config.hydra.run.dir))  # without its lock, which the first process of DDP holds
         except UsageError as error:
             raise SystemExit(f"error: {error}") from None
 
