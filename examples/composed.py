@@ -30,7 +30,7 @@ class Keeper:
         self.kept[tuple(sweep_overrides)] = pickle.dumps(config)  # 20 kB
         return config
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever the loader has)
         return getattr(self.loader, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -67,7 +67,7 @@ def lighten(
     overrides: Sequence[str],
     context: HydraContext,
     config: DictConfig,
-    function: Any,  # noqa: ANN401
+    function: object,
     state: dict[str, Any],
 ) -> tuple[Any, ...]:
     """Return these arguments of `execute_job` such that it neither composes, if that is done, nor looks for plugins."""
