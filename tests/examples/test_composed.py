@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, RunMode
-from joblib.externals import cloudpickle
+from joblib.externals.loky.backend.reduction import cloudpickle
 from omegaconf import OmegaConf
 
 from examples import composed
