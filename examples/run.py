@@ -160,7 +160,6 @@ def _quiet() -> None:
     """Keep what a user need not act on out of the way."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", "The `srun` command is available")  # once per run, wherever Slurm is installed
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data lie in memory
     warnings.filterwarnings("ignore", "SignalMonitor: ")  # kept in the result, and shown with it
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # a machine of a cluster, but no job of it

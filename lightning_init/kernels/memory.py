@@ -14,7 +14,7 @@ if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set")
 
 
-def compiled(signature: str, **options: Any) -> Callable[[_Function], _Function]:  # noqa: ANN401 (Numba's own options)
+def compiled(signature: str, **options: Any) -> Callable[[_Function], _Function]:
     """Compile a function for one signature; keep the outcome on disk, where there is a place for it."""
 
     def compiled(function: _Function) -> _Function:
@@ -28,20 +28,19 @@ def compiled(signature: str, **options: Any) -> Callable[[_Function], _Function]
     return compiled
 
 
-def entry(function: _Function) -> _Function:
+def entry(function: Any) -> Any:
     """Return what Python calls of a `compiled` function, without the dispatcher that would look at the types first."""
-    (made,) = function.overloads.values()  # type: ignore[attr-defined]  # of Numba's
-    made_entry: _Function = made.entry_point
-    return made_entry
+    (made,) = function.overloads.values()
+    return made.entry_point
 
 
-def _cast(instruction: str, given: Any, made: Any) -> Any:  # noqa: ANN401 (Numba's own types)
+def _cast(instruction: str, given: Any, made: Any) -> Any:
     """Return what takes a value of one type for one of another, by an instruction of LLVM's."""
 
-    def cast(typing: Any, value: Any) -> Any:  # noqa: ANN401 (Numba's own types)
+    def cast(typing: Any, value: Any) -> Any:
         del typing, value
 
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ANN401 (Numba's own types)
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             return getattr(builder, instruction)(values[0], context.get_value_type(signature.return_type))
 
         return made(given), generate
@@ -61,7 +60,7 @@ of_bits = _cast("bitcast", types.int32, types.float32)
 
 
 @intrinsic
-def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ANN401 (Numba's own types)
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """Return `a * b + c` of float32, rounded once."""
     del typing, a, b, c
     single = types.float32

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ctypes
 from array import array
+from typing import Any
 
 import torch
 from llvmlite import ir
 from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from typing_extensions import Any
 
 from lightning_init.kernels.memory import compiled, integers
 
@@ -54,11 +54,11 @@ TORCH = _ADDRESSES.buffer_info()[0]
 
 
 @intrinsic
-def _described(typing: Any, function: Any, tensor: Any) -> Any:  # noqa: ANN401 (Numba's own types)
+def _described(typing: Any, function: Any, tensor: Any) -> Any:
     """Return the status of `dltensor_from_py_object_no_sync`, 0 for success, and the fields of the DLTensor."""
     del typing, function, tensor
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ANN401 (Numba's own types)
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         number, status = ir.IntType(64), ir.IntType(32)
         fields = cgutils.alloca_once(builder, number, _FIELDS)
         describe = builder.inttoptr(values[0], ir.FunctionType(status, [number, number.as_pointer()]).as_pointer())
@@ -70,11 +70,11 @@ def _described(typing: Any, function: Any, tensor: Any) -> Any:  # noqa: ANN401 
 
 
 @intrinsic
-def _call(typing: Any, function: Any) -> Any:  # noqa: ANN401 (Numba's own types)
+def _call(typing: Any, function: Any) -> Any:
     """Call a function that takes and returns nothing."""
     del typing, function
 
-    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:  # noqa: ANN401 (Numba's own types)
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         builder.call(builder.inttoptr(values[0], ir.FunctionType(ir.VoidType(), []).as_pointer()), [])
         return context.get_dummy_value()
 

@@ -148,11 +148,10 @@ def test_outputs_may_become_another_dtype():
             assert probe.close().values() == pytest.approx(expected(net.seen[-1]), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("kernel", ["compiled"], indirect=True)  # else to pool is several operations
 def test_threads_that_run_one_model_lose_nothing():
     net = Net(BETWEEN["relu"], depth=40)
     x = torch.randn(8, 6)
-    if fast._kernel is None:
-        pytest.skip("without the kernel, pooling is several operations")
     with Probe(net, WANTED) as probe:
         for _ in range(4):
             probe.open()
